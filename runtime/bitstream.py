@@ -1,0 +1,183 @@
+"""The container of a .ugic file: a small header, the entropy-coded substreams, two checksums.
+
+`docs/bitstream.md` is the specification; this module and that page say the same thing. Nothing here knows a
+network, a table or a shape: the header is read, bounded and checked, the substreams stay bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import CorruptFileError, NotUgicError, TruncatedError, VersionError
+
+MAGIC = b"UGIC"
+VERSION = 1
+CODEC_ID_BYTES = 8
+MAX_SIDE = 65535  # pixels
+MAX_PIXELS = 1 << 28
+MAX_SUBSTREAMS = 65535
+
+_MAX_VARINT_BYTES = 5  # every number of the format fits in 32 bits
+
+
+@dataclass(frozen=True)
+class Bitstream:
+    """One encoded image, its substreams still entropy-coded.
+
+    codec_id: 8 bytes that name everything the entropy path depends on.
+    quality: 1 to 255.
+    width, height: of the image before padding, in pixels; 1 to 65535 each, their product at most 2**28.
+    z: the hyper-latent's single substream.
+    y: the latent's substreams in scan order, 1 to 65535 of them.
+    symbol_checksum: what `symbol_checksum` returns for the symbols that were encoded.
+    """
+
+    codec_id: bytes
+    quality: int
+    width: int
+    height: int
+    z: bytes
+    y: tuple[bytes, ...]
+    symbol_checksum: int
+
+
+def pack(b: Bitstream) -> bytes:
+    """The bytes of the .ugic file of `b`. Raises ValueError for a field outside the ranges of `Bitstream`."""
+    if len(b.codec_id) != CODEC_ID_BYTES:
+        raise ValueError(f"the codec id has {len(b.codec_id)} bytes, it must have {CODEC_ID_BYTES}")
+    if fault := _out_of_range(b.quality, b.width, b.height, len(b.y)):
+        raise ValueError(fault)
+    head = [
+        MAGIC,
+        bytes([VERSION]),
+        b.codec_id,
+        bytes([b.quality]),
+        write_varint(b.width),
+        write_varint(b.height),
+    ]
+    body = [write_varint(len(b.z)), b.z, write_varint(len(b.y)), *(write_varint(len(s)) for s in b.y), *b.y]
+    if not 0 <= b.symbol_checksum < 1 << 32:
+        raise ValueError(f"the symbol checksum {b.symbol_checksum} does not fit in 32 bits")
+    data = b"".join([*head, *body, b.symbol_checksum.to_bytes(4, "little")])
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
+    """Read and check the .ugic file `data`; `name` is what error messages call it.
+
+    Every field is bounded by what is left of `data` before it is read, so hostile sizes allocate nothing.
+
+    Raises NotUgicError (magic), VersionError, TruncatedError (a field or length reaches past the end; true of
+    every proper prefix of a file), CorruptFileError (trailing bytes, file checksum, non-minimal or over-long
+    varints, a value outside the ranges of `Bitstream`).
+    """
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise NotUgicError(f"{name} is not a .ugic file: it does not begin with {MAGIC.decode()}")
+    at = len(MAGIC)
+    if len(data) > at and data[at] != VERSION:
+        raise VersionError(
+            f"{name} has format version {data[at]}, this release reads {VERSION}; install one that reads it"
+        )
+    at += 1
+    codec_id, at = _take(data, at, CODEC_ID_BYTES, name)
+    quality, at = _take(data, at, 1, name)
+    width, at = read_varint(data, at, name)
+    height, at = read_varint(data, at, name)
+    z_length, at = read_varint(data, at, name)
+    z, at = _take(data, at, z_length, name)
+    count, at = read_varint(data, at, name)
+    if count > MAX_SUBSTREAMS:
+        _corrupt(name, f"it claims {count} substreams, at most {MAX_SUBSTREAMS} are allowed")
+    lengths = []
+    for _ in range(count):
+        length, at = read_varint(data, at, name)
+        lengths.append(length)
+    y = []
+    for length in lengths:
+        substream, at = _take(data, at, length, name)
+        y.append(substream)
+    checksum, at = _take(data, at, 4, name)
+    file_checksum, end = _take(data, at, 4, name)
+    if end != len(data):
+        _corrupt(name, f"{len(data) - end} bytes follow its last field")
+    if zlib.crc32(memoryview(data)[:at]) != int.from_bytes(file_checksum, "little"):
+        _corrupt(name, "its file checksum does not match its bytes")
+    if fault := _out_of_range(quality[0], width, height, count):
+        _corrupt(name, fault)
+    return Bitstream(codec_id, quality[0], width, height, z, tuple(y), int.from_bytes(checksum, "little"))
+
+
+def symbol_checksum(z: NDArray[np.signedinteger[Any]], y: NDArray[np.signedinteger[Any]]) -> int:
+    """CRC-32 over all symbols, z then y, skipped ones included, each modulo 2**16 as a little-endian uint16.
+
+    z, y: signed integer arrays of any shape whose C order is the scan order.
+    """
+    crc = 0
+    for symbols in (z, y):
+        if symbols.dtype.kind != "i":
+            raise TypeError(f"symbols are signed integers, not {symbols.dtype}")
+        crc = zlib.crc32(np.ascontiguousarray(symbols).astype("<u2").data, crc)
+    return crc
+
+
+def write_varint(value: int) -> bytes:
+    """LEB128 of a value below 2**32: seven bits a byte, low ones first, 128 added to all but the last."""
+    if not 0 <= value < 1 << 32:
+        raise ValueError(f"{value} does not fit in an unsigned 32-bit varint")
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_varint(data: bytes, at: int, name: str = "<bytes>") -> tuple[int, int]:
+    """The varint at index `at` of `data` and the index after it.
+
+    Raises TruncatedError where `data` ends inside it, CorruptFileError where it is not the shortest form of
+    its value or the value needs more than 32 bits.
+    """
+    value = 0
+    for i in range(_MAX_VARINT_BYTES):
+        if at + i >= len(data):
+            _truncated(name)
+        byte = data[at + i]
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80:
+            if byte == 0 and i > 0:
+                _corrupt(name, f"the number at byte {at} is not in its shortest form")
+            if value >= 1 << 32:
+                break
+            return value, at + i + 1
+    _corrupt(name, f"the number at byte {at} needs more than 32 bits")
+
+
+def _take(data: bytes, at: int, size: int, name: str) -> tuple[bytes, int]:
+    if size > len(data) - at:
+        _truncated(name)
+    return data[at : at + size], at + size
+
+
+def _out_of_range(quality: int, width: int, height: int, substreams: int) -> str:
+    """What is wrong with these header fields, or an empty string."""
+    if not 1 <= quality <= 255:
+        return f"the quality {quality} is outside 1 to 255"
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        return f"the image size {width}x{height} is outside 1x1 to {MAX_SIDE} a side and {MAX_PIXELS} pixels"
+    if not 1 <= substreams <= MAX_SUBSTREAMS:
+        return f"the number of y substreams {substreams} is outside 1 to {MAX_SUBSTREAMS}"
+    return ""
+
+
+def _truncated(name: str) -> NoReturn:
+    raise TruncatedError(f"{name} ends before its last field; copy or download it again")
+
+
+def _corrupt(name: str, what: str) -> NoReturn:
+    raise CorruptFileError(f"{name} is damaged: {what}; copy or download it again")

@@ -1,0 +1,49 @@
+"""Packaging. The runtime alone needs numpy, constriction, Pillow, rich and one inference backend."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# compressai 1.2.8 needs numpy 1; torch 2.14 and newer have not been tried.
+EXPORT = [
+    "torch>=2.9,<2.14",
+    "compressai==1.2.8",
+    "numpy>=1.26,<2",
+    "scipy>=1.11",
+    "onnx>=1.19",
+    "onnxscript>=0.5",
+    "onnxruntime>=1.22",
+]
+
+setup(
+    name="ugicm",
+    version="0.1.0",
+    description="Learned image codecs, deployed: checkpoint to ONNX, and a runtime that decodes without PyTorch",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause-Clear",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["models*", "training*", "export*", "calibration*", "runtime*"]),
+    package_data={"runtime": ["py.typed", "shipped/*/*"]},
+    install_requires=["numpy>=1.26", "constriction>=0.5.0,<0.6", "Pillow>=10.1", "rich>=13"],
+    extras_require={
+        # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
+        "cpu": ["onnxruntime>=1.22"],
+        "gpu": ["onnxruntime-gpu>=1.22"],
+        "demo": ["scikit-image>=0.22"],
+        "export": EXPORT,
+        "train": EXPORT,
+        "tensorrt": ["tensorrt-rtx-cu13>=1.7"],
+        "test": [
+            *EXPORT,
+            "scikit-image>=0.22",
+            "matplotlib>=3.8",
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.14",
+        ],
+    },
+    entry_points={"console_scripts": ["ugicm=runtime.cli:main"]},
+)

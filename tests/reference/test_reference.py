@@ -1,0 +1,151 @@
+"""docs/bitstream.md, the integer tables and the library agree: on frequencies, on words, on refusals."""
+
+import re
+from pathlib import Path
+
+import constriction
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime import bitstream, range_coder
+from runtime.errors import CorruptFileError
+from runtime.range_coder import Tables
+from tests.reference import decoder as reference
+from tests.runtime.test_range_coder import TOTAL, coded_inputs, random_frequencies
+
+PAGE = Path(__file__).parents[2] / "docs" / "bitstream.md"
+
+
+def one_row(frequencies, offset=0):
+    return Tables.from_arrays(
+        np.array(frequencies, np.uint32), np.array([len(frequencies)], np.int32), np.array([offset], np.int32)
+    )
+
+
+def as_lists(tables):
+    stops = np.cumsum(tables.lengths)
+    rows = [tables.frequencies[b - n : b].tolist() for b, n in zip(stops, tables.lengths, strict=True)]
+    return rows, tables.offsets.tolist()
+
+
+def encode_words(entries, frequencies):
+    """The page's encoder, with `lower` as an unbounded integer."""
+    lower, extent, shifts = 0, (1 << 64) - 1, 0
+    for k in entries:
+        scale = extent >> 24
+        lower += scale * sum(frequencies[:k])
+        extent = scale * frequencies[k]
+        if extent < 1 << 32:
+            lower, extent, shifts = lower << 32, extent << 32, shifts + 1
+    if not entries:
+        return []
+    point = -(-lower >> 32)
+    words = [point >> 32 * i & 0xFFFFFFFF for i in reversed(range(shifts + 1))]
+    return [*words, 0] if lower + extent >> 32 == point else words
+
+
+frequencies = st.one_of(
+    st.tuples(st.integers(2, 40), st.integers(0, 2**32), st.sampled_from([0.02, 1.0, 50.0])).map(
+        lambda a: random_frequencies(np.random.default_rng(a[1]), a[0], a[2]).tolist()
+    ),
+    st.tuples(st.integers(2, 300), st.integers(0, 299)).map(
+        # All the mass on one entry: the rest have frequency 1, this one 2**24 - (n - 1).
+        lambda a: [1] * (a[1] % a[0]) + [TOTAL - a[0] + 1] + [1] * (a[0] - 1 - a[1] % a[0])
+    ),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(coded_inputs())
+def test_reference_decodes_what_the_runtime_encodes(case):
+    symbols, rows, tables, substreams = case
+    streams = range_coder.encode(symbols, rows, tables, substreams)
+    assert reference.decode_symbols(streams, rows.tolist(), *as_lists(tables)) == symbols.tolist()
+
+
+@settings(deadline=None, max_examples=150)
+@given(frequencies, st.integers(0, 2**32))
+def test_the_library_lands_on_the_integers(row, seed):
+    """`point` at both ends of an entry's interval must give that entry."""
+    model = one_row(row).model(0)
+    scale = ((1 << 64) - 1) >> 24
+    cumulative = np.concatenate([[0], np.cumsum(row)])
+    picks = np.random.default_rng(seed).permutation(len(row))[:40].tolist()
+    for k in picks:
+        low, high = int(cumulative[k]) * scale, int(cumulative[k + 1]) * scale - 1
+        for point in (low, high):
+            words = np.array([point >> 32, point & 0xFFFFFFFF], np.uint32)
+            assert constriction.stream.queue.RangeDecoder(words).decode(model, 1).tolist() == [k]
+
+
+@pytest.mark.parametrize("length", [2, 3, 1000, 65536])
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_library_lands_on_the_integers_of_long_rows(length, flat):
+    """The encoder's state after one symbol shows C(k) and the frequency: scale * C(k), scale * frequency."""
+    rng = np.random.default_rng(length)
+    row = np.full(length, TOTAL // length) if flat else random_frequencies(rng, length, 0.1)
+    row[-1] += TOTAL - row.sum()
+    model = one_row(row).model(0)
+    cumulative = np.concatenate([[0], np.cumsum(row)])
+    scale = ((1 << 64) - 1) >> 24
+    for k in {0, length - 1, *rng.integers(0, length, 500).tolist()}:
+        encoder = constriction.stream.queue.RangeEncoder()
+        encoder.encode(np.array([k], np.int32), model)
+        words, (lower, extent) = encoder.pos()
+        shift = 32 if scale * int(row[k]) < 1 << 32 else 0
+        assert lower == scale * int(cumulative[k]) << shift & (1 << 64) - 1
+        assert extent == scale * int(row[k]) << shift
+        assert words == shift // 32
+
+
+@settings(deadline=None, max_examples=200)
+@given(frequencies, st.data())
+def test_the_library_writes_the_words_of_the_page(row, data):
+    """Renormalisation, carries and sealing, word by word; rare entries make for the longest."""
+    edges = st.sampled_from([0, len(row) - 1, int(np.argmax(row)), int(np.argmin(row))])
+    entries = data.draw(st.lists(st.one_of(edges, st.integers(0, len(row) - 1)), max_size=60))
+    encoder = constriction.stream.queue.RangeEncoder()
+    encoder.encode(np.array(entries, np.int32), one_row(row).model(0))
+    words = encoder.get_compressed().tolist()
+    assert words == encode_words(entries, row)
+    assert len(words) - encoder.pos()[0] <= 2
+    coder = reference.RangeDecoder(words)
+    assert [coder.decode(row) for _ in entries] == entries
+
+
+@settings(deadline=None, max_examples=300)
+@given(coded_inputs(max_symbols=30), st.data())
+def test_both_refuse_the_same_streams(case, data):
+    symbols, rows, tables, substreams = case
+    streams = [bytearray(s) for s in range_coder.encode(symbols, rows, tables, substreams)]
+    stream = streams[data.draw(st.integers(0, substreams - 1))]
+    at = data.draw(st.integers(0, len(stream)))
+    cut = data.draw(st.sampled_from([0, 0, 1, 4, 8]))
+    stream[at : at + cut] = data.draw(st.one_of(st.binary(max_size=8), st.sampled_from([b"", bytes(4), b"\x80\x00"])))
+    try:
+        expected = reference.decode_symbols(streams, rows.tolist(), *as_lists(tables))
+    except reference.Refused:
+        expected = None
+    try:
+        decoded = range_coder.decode([bytes(s) for s in streams], rows, tables).tolist()
+    except CorruptFileError:
+        decoded = None
+    assert decoded == expected
+
+
+def test_the_example_of_the_page():
+    text = PAGE.read_text(encoding="utf-8").split("## Example")[1]
+    data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f ]+)$", text, re.MULTILINE)))
+    row = [4194304, 8388608, 4194303, 1]
+    tables = Tables.from_arrays(np.array(row, np.uint32), np.array([0, 4], np.int32), np.array([0, -1], np.int32))
+    parsed = bitstream.parse(data)
+    assert (parsed.width, parsed.height, parsed.quality, parsed.codec_id) == (50, 40, 1, bytes(range(8)))
+    z, y = np.array([1], np.int32), np.array([0, 0, -1, 300], np.int32)
+    assert parsed.symbol_checksum == bitstream.symbol_checksum(z, y)
+    for streams, rows, symbols in (((parsed.z,), [1], z), (parsed.y, [1, 0, 1, 1], y)):
+        assert reference.decode_symbols(streams, rows, [[], row], [0, -1]) == symbols.tolist()
+        assert range_coder.decode(streams, np.array(rows, np.uint8), tables).tolist() == symbols.tolist()
+        assert tuple(range_coder.encode(symbols, np.array(rows, np.uint8), tables)) == streams
+    assert bitstream.pack(parsed) == data
