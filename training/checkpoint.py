@@ -1,8 +1,12 @@
-"""Checkpoints: configuration and weights for export, and the whole state of a run for resuming."""
+"""Checkpoints: configuration and weights.
+
+`python -m training.checkpoint IN OUT` rounds the weights to half precision, to ship them.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +35,16 @@ def rebuild(values: dict[str, Any]) -> UGICM:
     model = UGICM(UGICMConfig.from_dict(values["config"]))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in values["state_dict"].items()})
     return model.eval()
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        print("usage: python -m training.checkpoint IN OUT", file=sys.stderr)
+        return 2
+    model = rebuild(torch.load(arguments[0], weights_only=True))
+    save(Path(arguments[1]), weights_of(model, half=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

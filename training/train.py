@@ -193,7 +193,9 @@ class Run:
         loss = self._loss(output, x, self.weights[quality], beta)
         if not torch.isfinite(loss):
             save(self.folder / "bad-batch.pt", {"x": x.cpu(), "quality": quality.cpu(), "step": self.step})
-            raise FloatingPointError(f"loss is {float(loss)} at step {self.step}; its batch is in bad-batch.pt")
+            raise FloatingPointError(
+                f"loss is {float(loss.detach())} at step {self.step}; its batch is in bad-batch.pt"
+            )
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
