@@ -41,7 +41,7 @@ def test_crops_are_the_same_for_the_same_step(pictures: Path) -> None:
     assert torch.equal(a.batch(3, 7, 1), b.batch(3, 7, 1))
     assert not torch.equal(a.batch(3, 7, 1), a.batch(3, 8, 1))
     batch = a.batch(3, 7, 1)
-    assert batch.shape == (3, 3, 64, 64) and 0 <= batch.min() and batch.max() <= 1
+    assert batch.shape == (3, 3, 64, 64) and batch.min() >= 0 and batch.max() <= 1
 
 
 def test_weights_decide_how_often_a_file_is_drawn(pictures: Path) -> None:
