@@ -1,0 +1,87 @@
+"""`python -m benchmarks.corruption FOLDER`: what damaged files do.
+
+Single-byte changes and truncations of real files, as a disk or a network makes them; and, under file checksums made to
+fit, changes that only a hostile author makes. Each must end in an error with a name or in the very same image, in little
+time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import resource
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from runtime import Codec
+from runtime.errors import UgicError
+from runtime.images import read_image
+
+
+def peak_mb() -> float:
+    """Largest resident size of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def damaged(data: bytes, kind: str, rng: np.random.Generator) -> bytes:
+    """One damaged copy."""
+    if kind == "truncated":
+        return data[: rng.integers(len(data))]
+    end = len(data) - (4 if kind == "forged" else 0)
+    where = int(rng.integers(end))
+    changed = bytearray(data[:end])
+    changed[where] ^= int(rng.integers(1, 256))
+    if kind == "forged":
+        changed += zlib.crc32(changed).to_bytes(4, "little")
+    return bytes(changed)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.corruption", description=__doc__)
+    p.add_argument("folder", type=Path, help="folder of PNG images")
+    p.add_argument("--bundle", type=Path, help="default: the shipped one")
+    p.add_argument("--changes", type=int, default=100_000)
+    p.add_argument("--truncations", type=int, default=10_000)
+    p.add_argument("--forgeries", type=int, default=10_000)
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args(arguments)
+    console = Console()
+    codec = Codec.from_bundle(args.bundle, threads=1)
+    rng = np.random.default_rng(args.seed)
+    images = [read_image(f)[:256, :256] for f in sorted(args.folder.glob("*.png"))[:4]]
+    files = [codec.encode(image, q) for image in images for q in (1, 4, 8)]
+    good = [codec.decode(f) for f in files]
+    before = peak_mb()
+    table = Table("damage", "files", "outcome", "count", "slowest ms")
+    silent = 0
+    for kind, count in (("changed", args.changes), ("truncated", args.truncations), ("forged", args.forgeries)):
+        outcomes: collections.Counter[str] = collections.Counter()
+        slowest = 0.0
+        for _ in range(count):
+            i = int(rng.integers(len(files)))
+            data = damaged(files[i], kind, rng)
+            started = time.perf_counter()
+            try:
+                out = codec.decode(data)
+                same = out.shape == good[i].shape and np.array_equal(out, good[i])
+                outcome = "the same image" if same else "ANOTHER IMAGE"
+                silent += not same
+            except UgicError as error:
+                outcome = type(error).__name__
+            slowest = max(slowest, (time.perf_counter() - started) * 1e3)
+            outcomes[outcome] += 1
+        for j, (outcome, n) in enumerate(outcomes.most_common()):
+            table.add_row(kind if not j else "", str(count) if not j else "", outcome, str(n), f"{slowest:.0f}")
+    console.print(table)
+    console.print(f"peak memory {before:.0f} MB after good decodes, {peak_mb():.0f} MB at the end")
+    return 1 if silent else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

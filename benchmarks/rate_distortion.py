@@ -1,0 +1,175 @@
+"""`python -m benchmarks.rate_distortion FOLDER -o OUT`: rate and distortion from real files, beside JPEG and WebP.
+
+Every image is encoded at every quality, decoded from the bytes, and compared with its original; JPEG and WebP are
+Pillow's, with their best effort (optimised Huffman tables, method 6). Curves are means over the images at each
+setting; a codec's PSNR at a given rate is read off its curve, linearly in the logarithm of the rate.
+
+Writes `rate-distortion.json` and `rate-distortion.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from runtime import Codec
+from runtime.errors import UgicError
+from runtime.images import read_image
+from runtime.metrics import ms_ssim, psnr
+
+JPEG_QUALITIES = (3, 5, 7, 9, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95)
+WEBP_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+RATES = (0.25, 0.4)
+
+Curve = list[dict[str, float]]
+
+
+def pillow_file(image: np.ndarray, kind: str, quality: int) -> bytes:
+    """A JPEG or WebP file of an (H, W, 3) uint8 array."""
+    out = io.BytesIO()
+    options = {"optimize": True} if kind == "JPEG" else {"method": 6}
+    Image.fromarray(image).save(out, kind, quality=quality, **options)
+    return out.getvalue()
+
+
+def point(image: np.ndarray, decoded: np.ndarray, size: int) -> tuple[float, float, float]:
+    """(bpp, PSNR in dB, MS-SSIM)."""
+    return size * 8 / (image.shape[0] * image.shape[1]), psnr(image, decoded), ms_ssim(image, decoded)
+
+
+def mean_curve(points: dict[int, list[tuple[float, float, float]]]) -> Curve:
+    """Means over the images of each setting."""
+    curve = []
+    for setting, values in points.items():
+        bpp, db, similarity = np.mean(values, axis=0)
+        curve.append({"setting": setting, "bpp": float(bpp), "psnr": float(db), "ms_ssim": float(similarity)})
+    return sorted(curve, key=lambda p: p["bpp"])
+
+
+def at_rate(curve: Curve, bpp: float, key: str = "psnr") -> float | None:
+    """A curve's value at a rate; None outside the curve."""
+    rates = [p["bpp"] for p in curve]
+    if not rates[0] <= bpp <= rates[-1]:
+        return None
+    return float(np.interp(np.log(bpp), np.log(rates), [p[key] for p in curve]))
+
+
+def bd_rate(anchor: Curve, other: Curve) -> float:
+    """Bjøntegaard's average rate difference in per cent of `other` against `anchor`, at equal PSNR.
+
+    G. Bjøntegaard, VCEG-M33 (2001), with piecewise cubic (PCHIP) interpolation as in JCTVC-B055.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    curves = []
+    for curve in (anchor, other):
+        db, rate = zip(*sorted((p["psnr"], np.log(p["bpp"])) for p in curve), strict=True)
+        curves.append((np.array(db), np.array(rate)))
+    low = max(c[0][0] for c in curves)
+    high = min(c[0][-1] for c in curves)
+    areas = [PchipInterpolator(*c).integrate(low, high) for c in curves]
+    return float((np.exp((areas[1] - areas[0]) / (high - low)) - 1) * 100)
+
+
+def measure(codec: Codec, images: list[np.ndarray], console: Console) -> dict[str, Curve]:
+    """The curves "ugic", "JPEG" and "WebP"."""
+    settings = {
+        "ugic": tuple(range(1, codec.qualities + 1)),
+        "JPEG": JPEG_QUALITIES,
+        "WebP": WEBP_QUALITIES,
+    }
+    points: dict[str, dict[int, list[tuple[float, float, float]]]] = {
+        name: {s: [] for s in values} for name, values in settings.items()
+    }
+    for i, image in enumerate(images):
+        console.print(f"image {i + 1} of {len(images)}", style="dim")
+        for quality in settings["ugic"]:
+            data = codec.encode(image, quality)
+            points["ugic"][quality].append(point(image, codec.decode(data), len(data)))
+        for kind in ("JPEG", "WebP"):
+            for setting in settings[kind]:
+                data = pillow_file(image, kind, setting)
+                decoded = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                points[kind][setting].append(point(image, decoded, len(data)))
+    return {name: mean_curve(values) for name, values in points.items()}
+
+
+def show(curves: dict[str, Curve], console: Console) -> dict[str, object]:
+    """Prints the tables; the summary for JSON."""
+    table = Table("quality", "bpp", "PSNR dB", "MS-SSIM", "JPEG dB", "WebP dB", "over JPEG", "over WebP")
+    for p in curves["ugic"]:
+        others = [at_rate(curves[kind], p["bpp"]) for kind in ("JPEG", "WebP")]
+        cells = ["–" if o is None else f"{o:.2f}" for o in others]
+        gains = ["–" if o is None else f"{p['psnr'] - o:+.2f}" for o in others]
+        row = [f"{p['setting']:.0f}", f"{p['bpp']:.4f}", f"{p['psnr']:.2f}", f"{p['ms_ssim']:.4f}"]
+        table.add_row(*row, *cells, *gains)
+    console.print(table)
+    equal = Table("bpp", "ugic dB", "JPEG dB", "WebP dB")
+    rates: dict[str, dict[str, float | None]] = {}
+    for bpp in RATES:
+        rates[str(bpp)] = {name: at_rate(curve, bpp) for name, curve in curves.items()}
+        cells = ["–" if v is None else f"{v:.2f}" for v in rates[str(bpp)].values()]
+        equal.add_row(str(bpp), *cells)
+    console.print(equal)
+    bd = {name: bd_rate(curves[name], curves["ugic"]) for name in ("JPEG", "WebP")}
+    console.print(f"BD-rate (PSNR) against JPEG {bd['JPEG']:+.1f} %, against WebP {bd['WebP']:+.1f} %")
+    return {"equal_rate_psnr": rates, "bd_rate_percent": bd}
+
+
+def plot(curves: dict[str, Curve], path: Path) -> None:
+    """PSNR and MS-SSIM (in dB) over rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for name, curve in curves.items():
+        style = {"linewidth": 2.4} if name == "ugic" else {"linestyle": "--"}
+        bpp = [p["bpp"] for p in curve]
+        axes[0].plot(bpp, [p["psnr"] for p in curve], marker="o", markersize=4, label=name, **style)
+        similarity = [-10 * np.log10(max(1 - p["ms_ssim"], 1e-9)) for p in curve]
+        axes[1].plot(bpp, similarity, marker="o", markersize=4, label=name, **style)
+    for axis, label in zip(axes, ("PSNR (dB)", "MS-SSIM (dB)"), strict=True):
+        axis.set(xlabel="bits per pixel", ylabel=label, xlim=(0, 2))
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.rate_distortion", description=__doc__)
+    p.add_argument("folder", type=Path, help="folder of lossless images, e.g. Kodak's")
+    p.add_argument("-o", "--output", type=Path, default=Path("rd-output"), help="folder for the JSON and the plot")
+    p.add_argument("--bundle", type=Path, help="default: the shipped one")
+    p.add_argument("--threads", type=int)
+    args = p.parse_args(arguments)
+    console = Console()
+    try:
+        codec = Codec.from_bundle(args.bundle, threads=args.threads)
+        files = sorted(args.folder.glob("*.png"))
+        if not files:
+            raise UgicError(f"{args.folder}: no PNG files there; give a folder of lossless images")
+        curves = measure(codec, [read_image(f) for f in files], console)
+    except UgicError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    summary = show(curves, console)
+    args.output.mkdir(parents=True, exist_ok=True)
+    result = {"images": len(files), "codec_id": codec.codec_id.hex(), "curves": curves, **summary}
+    (args.output / "rate-distortion.json").write_text(json.dumps(result, indent=1) + "\n")
+    plot(curves, args.output / "rate-distortion.png")
+    console.print(f"wrote {args.output}/rate-distortion.json and .png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
