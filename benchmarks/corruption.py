@@ -1,8 +1,8 @@
 """`python -m benchmarks.corruption FOLDER`: what damaged files do.
 
 Single-byte changes and truncations of real files, as a disk or a network makes them; and, under file checksums made to
-fit, changes that only a hostile author makes. Each must end in an error with a name or in the very same image, in little
-time and memory.
+fit, changes that only a hostile author makes. Each must end in an error with a name or in the very same image, in
+little time and memory.
 """
 
 from __future__ import annotations

@@ -25,8 +25,13 @@ def distortion(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def rate_distortion(output: Output, x: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the batch of bpp + weight * MSE."""
-    return (bits_per_pixel(output, x) + weight * distortion(output.x_hat, x)).mean()
+    """Mean over the batch of (bpp + weight * MSE) * (weight / 0.01)^-0.6.
+
+    At the optimum bpp + weight * MSE grows about with weight^0.6 from one quality to the next; without the last factor
+    the highest qualities would have nearly all of the gradient.
+    """
+    balance = (weight / 0.01) ** -0.6
+    return ((bits_per_pixel(output, x) + weight * distortion(output.x_hat, x)) * balance).mean()
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""ONNX Runtime, the reference backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import BackendError
+
+LEVELS = ("all", "extended", "basic", "disable")
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            "ONNX Runtime is not installed; install it with: pip install 'ugicm[cpu]' (or 'ugicm[gpu]')"
+        ) from error
+    return onnxruntime
+
+
+def providers() -> list[str]:
+    """Execution providers of the installed build that this project uses, whether or not they start.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    known = ("CPUExecutionProvider", "CUDAExecutionProvider")
+    return [name for name in known if name in _library().get_available_providers()]
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """Sessions of one provider.
+
+    Attributes:
+        provider: an execution provider's name; refused, not replaced, where it is not usable.
+        threads: CPU threads of an operator; None is the library's choice.
+        level: graph optimisation, one of `LEVELS`.
+    """
+
+    provider: str = "CPUExecutionProvider"
+    threads: int | None = None
+    level: str = "all"
+
+    @property
+    def name(self) -> str:
+        return f"onnxruntime ({self.provider.removesuffix('ExecutionProvider')})"
+
+    def load(self, model: bytes, name: str) -> OnnxGraph:
+        library = _library()
+        if self.provider not in library.get_available_providers():
+            raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
+        options = library.SessionOptions()
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        levels = library.GraphOptimizationLevel
+        options.graph_optimization_level = {
+            "all": levels.ORT_ENABLE_ALL,
+            "extended": levels.ORT_ENABLE_EXTENDED,
+            "basic": levels.ORT_ENABLE_BASIC,
+            "disable": levels.ORT_DISABLE_ALL,
+        }[self.level]
+        try:
+            session = library.InferenceSession(model, options, providers=[self.provider])
+        except Exception as error:  # the library's exceptions share no base class
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"{self.name} cannot load graph {name}: {reason}") from error
+        if self.provider not in session.get_providers():
+            raise BackendError(f"{self.provider} was asked for, but ONNX Runtime did not start it for {name}")
+        return OnnxGraph(session, name)
+
+
+class OnnxGraph:
+    """One graph in a session."""
+
+    def __init__(self, session: Any, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._outputs = [o.name for o in session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return list(self._session.run(self._outputs, dict(inputs)))
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"ONNX Runtime failed in graph {self._name}: {reason}") from error

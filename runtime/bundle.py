@@ -1,0 +1,328 @@
+"""The bundle: the folder that export writes and the runtime reads.
+
+`manifest.json` names every other file with its size and SHA-256; graphs are ONNX, arrays are `.npz` without pickles.
+Opening a bundle verifies all of it before anything is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import BundleError, PartError, VersionError
+from runtime.exact import ExactNetwork
+from runtime.range_coder import Tables
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTS = ("both", "encoder", "decoder")
+LARGEST_FILE = 2**30
+LARGEST_ARRAYS = 2**30
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """A graph of the bundle: its file and the names of its inputs and outputs."""
+
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`.
+
+    Attributes:
+        format: version of the bundle format.
+        architecture: e.g. "ugicm-fast".
+        codec_id: 16 hexadecimal digits; see `codec_id`.
+        part: "both", "encoder" or "decoder": which half the bundle holds.
+        precision: of the transforms, "fp32" or "int8"; the exact path is integer always.
+        stride: images are padded to multiples of it.
+        latent_stride, latent_channels, hyper_channels: geometry of `y` and `z`; `z` lies at `stride`.
+        qualities: legal qualities are 1..qualities.
+        conditions: name → beta; empty where the codec has one view only.
+        context: "checkerboard" where means are refined, else None.
+        context_digest: SHA-256 of the context's weights, "" where there is none.
+        graphs: name → entry.
+        proof: the largest possible |accumulator| of each layer of the exact path.
+        model: parameters and kMAC/pixel, for people.
+        files: file name → entry.
+    """
+
+    format: int
+    architecture: str
+    codec_id: str
+    part: str
+    precision: str
+    stride: int
+    latent_stride: int
+    latent_channels: int
+    hyper_channels: int
+    qualities: int
+    conditions: dict[str, float]
+    context: str | None
+    context_digest: str
+    graphs: dict[str, GraphEntry]
+    proof: list[dict[str, Any]]
+    model: dict[str, Any]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Canonical text: the same manifest gives the same bytes."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> Manifest:
+        """Parses and validates.
+
+        Raises:
+            VersionError: a format this release does not read.
+            BundleError: anything else that is wrong, by name.
+        """
+        try:
+            values = json.loads(text)
+            version = values["format"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BundleError(f"{where}: not a manifest; export the bundle again") from error
+        if version != FORMAT:
+            raise VersionError(
+                f"{where}: bundle format {version!r}, but this release reads {FORMAT}; export the bundle again"
+            )
+        try:
+            values["graphs"] = {
+                str(k): GraphEntry(_file_name(v["file"]), tuple(map(str, v["inputs"])), tuple(map(str, v["outputs"])))
+                for k, v in values["graphs"].items()
+            }
+            values["files"] = {
+                _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
+            }
+            values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
+            manifest = cls(**values)
+            manifest._check()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{where}: malformed manifest ({error}); export the bundle again") from error
+        return manifest
+
+    def _check(self) -> None:
+        numbers = (self.stride, self.latent_stride, self.latent_channels, self.hyper_channels, self.qualities)
+        if not all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers) or self.qualities > 255:
+            raise ValueError("a size is out of range")
+        if self.stride % self.latent_stride:
+            raise ValueError("stride is no multiple of latent_stride")
+        if self.part not in PARTS:
+            raise ValueError(f"unknown part {self.part!r}")
+        if self.context not in (None, "checkerboard"):
+            raise ValueError(f"unknown context {self.context!r}")
+        if len(bytes.fromhex(self.codec_id)) != 8:
+            raise ValueError("codec_id is not 16 hexadecimal digits")
+        for name, graph in self.graphs.items():
+            if graph.file not in self.files:
+                raise ValueError(f"graph {name} has no file")
+
+
+def _file_name(name: str) -> str:
+    if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name or name in (".", ".."):
+        raise ValueError(f"file name {name!r} leaves the bundle")
+    return name
+
+
+def codec_id(
+    y: Tables, z: Tables, exact: ExactNetwork | None, context_digest: str, geometry: tuple[int, int, int, int]
+) -> str:
+    """Names everything that decides what a bitstream means: 16 hexadecimal digits.
+
+    A hash of the integer tables, the integer hyper-synthesis, the context's weights and the geometry (stride,
+    latent stride, latent channels, hyper channels). What only decides how latents become pixels is left out, so
+    that a re-trained or INT8 synthesis reads the same files.
+    """
+    h = hashlib.sha256(b"ugicm codec 1\0")
+    h.update(np.asarray(geometry, "<i4").tobytes())
+    for tables in (y, z):
+        for array, kind in ((tables.lengths, "<i4"), (tables.offsets, "<i4"), (tables.frequencies, "<u4")):
+            data = np.ascontiguousarray(array).astype(kind).tobytes()
+            h.update(len(data).to_bytes(8, "little") + data)
+    h.update(exact.digest() if exact else b"no exact network")
+    h.update(context_digest.encode())
+    return h.hexdigest()[:16]
+
+
+def read_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` without pickles, their sizes checked before they are read.
+
+    Raises:
+        BundleError: not such an archive, or more than 1 GiB when unpacked.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_ARRAYS:
+                raise BundleError(f"{where}: unpacks to more than {LARGEST_ARRAYS} bytes; not a file of this toolkit")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        ValueError,
+        OSError,
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        MemoryError,
+    ) as error:
+        raise BundleError(f"{where}: not a readable array file ({error}); export the bundle again") from error
+
+
+class Bundle:
+    """A verified bundle. Files are read once, when opened."""
+
+    def __init__(self, path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._contents = contents
+        arrays = self.arrays("tables.npz")
+        self.y_tables, self.z_tables = (self._tables(arrays, name) for name in ("y", "z"))
+        self.gain = self._matrix(arrays, "gain", manifest.latent_channels)
+        self.inverse_gain = self._matrix(arrays, "inverse_gain", manifest.latent_channels)
+        self.condition_vectors = {
+            name: arrays[f"condition_{name}"].astype(np.float32)[None]
+            for name in manifest.conditions
+            if f"condition_{name}" in arrays
+        }
+        if set(self.condition_vectors) != set(manifest.conditions):
+            raise BundleError(f"{path}: a condition has no vectors; export the bundle again")
+        self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
+        if len(self.z_tables.lengths) != manifest.hyper_channels:
+            raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
+        geometry = (
+            manifest.stride,
+            manifest.latent_stride,
+            manifest.latent_channels,
+            manifest.hyper_channels,
+        )
+        found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry)
+        if found != manifest.codec_id:
+            raise BundleError(
+                f"{path}: the manifest says codec id {manifest.codec_id}, its contents make {found}; "
+                "export the bundle again"
+            )
+
+    def _tables(self, arrays: Mapping[str, np.ndarray], name: str) -> Tables:
+        columns = [f"{name}_{column}" for column in ("frequencies", "lengths", "offsets")]
+        if missing := [c for c in columns if c not in arrays]:
+            raise BundleError(f"{self.path}: array {missing[0]} is missing; export the bundle again")
+        return Tables.from_arrays(*(arrays[c] for c in columns), name=f"{self.path}: tables of {name}")
+
+    def _matrix(self, arrays: Mapping[str, np.ndarray], name: str, channels: int) -> np.ndarray:
+        """(qualities, channels, 1, 1) float32."""
+        if name not in arrays or arrays[name].shape != (self.manifest.qualities, channels):
+            raise BundleError(f"{self.path}: array {name} is missing or has a wrong shape; export the bundle again")
+        return arrays[name].astype(np.float32)[:, :, None, None]
+
+    @property
+    def codec_id(self) -> bytes:
+        """8 bytes."""
+        return bytes.fromhex(self.manifest.codec_id)
+
+    @cached_property
+    def golden(self) -> dict[str, np.ndarray]:
+        """Golden vectors of the exact path: `z0`, `scale_index0`, `mean0`, `z1`, …"""
+        return self.arrays("golden.npz")
+
+    def file(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            BundleError: the bundle has no such file.
+        """
+        try:
+            return self._contents[name]
+        except KeyError:
+            raise BundleError(f"{self.path}: has no {name}; export the bundle again") from None
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of an `.npz` of the bundle."""
+        return read_arrays(self.file(name), self.path / name)
+
+    def graph(self, name: str) -> tuple[GraphEntry, bytes]:
+        """A graph's entry and the bytes of its ONNX file.
+
+        Raises:
+            PartError: the bundle holds only the half without this graph.
+        """
+        if name not in self.manifest.graphs:
+            raise PartError(
+                f"{self.path}: holds the {self.manifest.part} part only, which has no {name}; "
+                "use a bundle exported with --part both"
+            )
+        entry = self.manifest.graphs[name]
+        return entry, self.file(entry.file)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Reads and verifies every file.
+
+        Raises:
+            BundleError: no bundle there, a missing or changed file, or contents that contradict the manifest.
+            VersionError: a bundle of another format version.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        contents = {}
+        for name, entry in manifest.files.items():
+            file = path / name
+            if entry.bytes > LARGEST_FILE or entry.bytes < 0:
+                raise BundleError(f"{file}: the manifest gives it an impossible size; export the bundle again")
+            contents[name] = _read(file, entry.bytes)
+            if hashlib.sha256(contents[name]).hexdigest() != entry.sha256:
+                raise BundleError(f"{file}: changed since export (SHA-256 differs); copy or export the bundle again")
+        return cls(path, manifest, contents)
+
+
+def _read(file: Path, size: int) -> bytes:
+    if file.is_symlink():
+        raise BundleError(f"{file}: is a symbolic link; a bundle holds plain files only")
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(size + 1)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
+    if len(data) != size:
+        raise BundleError(f"{file}: changed since export (its size differs); copy or export the bundle again")
+    return data
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a bundle, without opening its other files.
+
+    Raises:
+        BundleError: there is none, or it is malformed.
+        VersionError: a format this release does not read.
+    """
+    where = path / MANIFEST
+    try:
+        with where.open("rb") as stream:
+            data = stream.read(2**22)
+    except OSError as error:
+        raise BundleError(f"{path}: not a bundle (no readable {MANIFEST}); export one with export.to_onnx") from error
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{where}: not a manifest; export the bundle again") from error
+    return Manifest.from_json(text, where)

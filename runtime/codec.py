@@ -1,0 +1,307 @@
+"""The codec: image to bitstream and back, along the way a file takes.
+
+encode: image → `g_a` → y → `h_a` → z → exact path → scale indexes, means → context → symbols → range coder → bitstream
+decode: bitstream → z → exact path → scale indexes, means → symbols → context → y_hat → `g_s` → image
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from runtime import bitstream, range_coder
+from runtime.backends import Backend, Graph, open_backend
+from runtime.bitstream import Bitstream
+from runtime.bundle import Bundle
+from runtime.bundles import DEFAULT, find_bundle
+from runtime.errors import (
+    BackendError,
+    CodecMismatchError,
+    ConditionError,
+    CorruptFileError,
+    DesynchronisedError,
+    ImageError,
+    QualityError,
+)
+from runtime.exact_path import Run, admitted_runner
+
+__all__ = ["Codec", "find_bundle"]
+
+SYMBOLS_A_SUBSTREAM = 65536
+LARGEST_SYMBOL = 2**31 - 1
+STAGES = {"g_s_trunk": "g_s", "condition": "g_s"}  # graphs whose time counts as another's
+
+
+class Codec:
+    """Encodes and decodes with one bundle.
+
+    Attributes:
+        bundle: the verified bundle.
+        timings: milliseconds by stage of the last call, on this object; for encode "g_a", "h_a", "exact", "context",
+            "entropy", for decode "entropy", "exact", "context", "g_s".
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.timings: dict[str, float] = {}
+        self._graphs: dict[str, Graph] = {}
+        self._exact: Run | None = None
+        self._least_z_bits = least_bits(bundle.z_tables)
+
+    @classmethod
+    def from_bundle(
+        cls, path: str | Path | None = None, *, backend: str = "onnxruntime", threads: int | None = None
+    ) -> Codec:
+        """Opens a bundle, verified (None: the shipped one), on a backend with `threads` CPU threads.
+
+        Raises:
+            BundleError, VersionError, BackendError: see those types.
+        """
+        return cls(Bundle.open(DEFAULT if path is None else path), open_backend(backend, threads))
+
+    @property
+    def codec_id(self) -> bytes:
+        """8 bytes that name what bitstreams of this codec mean."""
+        return self.bundle.codec_id
+
+    @property
+    def qualities(self) -> int:
+        """Legal qualities are 1 to this."""
+        return self.bundle.manifest.qualities
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions; empty for a codec with one view."""
+        return tuple(self.bundle.manifest.conditions)
+
+    # ---- encode
+
+    def encode(self, image: np.ndarray, quality: int = 4) -> bytes:
+        """Compresses an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, each side 1 to 65535.
+            quality: 1 (smallest) to `qualities`.
+
+        Returns:
+            The bytes of a .ugic file.
+
+        Raises:
+            ImageError: not such an array.
+            QualityError: out of range.
+            PartError: a bundle of the decoder only.
+        """
+        self._check_quality(quality)
+        height, width = _check_image(image)
+        self.timings = {}
+        y = self._run("g_a", image=self._pad(image)[None], gain=self.bundle.gain[quality - 1 : quality])
+        z = self._round_z(self._run("h_a", y=y))
+        symbols, scale_index = self._symbols(y, z)
+        with self._stage("entropy"):
+            z_stream = range_coder.encode(z.ravel(), self._z_rows(z.shape), self.bundle.z_tables)[0]
+            count = max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM))
+            y_streams = range_coder.encode(symbols.ravel(), scale_index.ravel(), self.bundle.y_tables, count)
+            checksum = bitstream.symbol_checksum(z, symbols)
+        return bitstream.pack(Bitstream(self.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
+
+    def _round_z(self, z: np.ndarray) -> np.ndarray:
+        if not np.isfinite(z).all():
+            raise BackendError("h_a gave values that are no numbers; the bundle or the backend is broken")
+        limit = self.bundle.exact.input_limit if self.bundle.exact else LARGEST_SYMBOL
+        return np.clip(np.rint(z), -limit, limit).astype(np.int32)
+
+    def _symbols(self, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(int32 symbols, uint8 scale indexes) of `y`, each (1, M, H/16, W/16)."""
+        scale_index, mean = self._scales_and_means(z)
+        coded = self._coded_rows()[scale_index]
+        if mean is None:
+            return _quantise(y, coded), scale_index
+        symbols = _quantise(y - mean, coded)
+        if self.bundle.manifest.context:
+            anchor = checkerboard(*y.shape[2:])
+            # With the symbols of the others at 0, what comes out at the others is their refined mean.
+            refined = self._run("context", symbols=(symbols * anchor).astype(np.float32), mean=mean, anchor=anchor)
+            symbols = np.where(anchor > 0, symbols, _quantise(y - refined, coded))
+        return symbols, scale_index
+
+    # ---- decode
+
+    def decode(self, data: bytes, condition: str | float | None = None, name: str = "<bytes>") -> np.ndarray:
+        """Decodes one view.
+
+        Args:
+            data: the bytes of a .ugic file.
+            condition: a name of `conditions` or a beta in [0, 1]; None is "human" where there are conditions.
+            name: what errors call the data.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Raises:
+            NotUgicError, VersionError, TruncatedError, CorruptFileError, CodecMismatchError, DesynchronisedError,
+            ConditionError, PartError: see those types.
+        """
+        return self.decode_views(data, [condition], name)[0]
+
+    def decode_views(
+        self, data: bytes, conditions: Sequence[str | float | None], name: str = "<bytes>"
+    ) -> list[np.ndarray]:
+        """Decodes several views; the entropy decode and all that no condition touches run once."""
+        self.timings = {}
+        vectors = [self._condition(c) for c in conditions]
+        self.bundle.graph("g_s")  # a bundle of the encoder refuses before any work
+        stream = bitstream.parse(data, name)
+        if stream.codec_id != self.codec_id:
+            raise CodecMismatchError(
+                f"{name}: made by codec {stream.codec_id.hex()}, but this bundle is {self.codec_id.hex()}; "
+                "name the right one with --bundle"
+            )
+        if stream.quality > self.qualities:
+            raise CorruptFileError(f"{name}: quality {stream.quality} in a codec of {self.qualities}; get it again")
+        y_hat = self._latents(stream, name)
+        views = self._synthesise(y_hat, stream.quality, vectors)
+        return [view[: stream.height, : stream.width] for view in views]
+
+    def _latents(self, stream: Bitstream, name: str) -> np.ndarray:
+        """(1, M, H/16, W/16) float32 `y_hat` of a parsed bitstream."""
+        m = self.bundle.manifest
+        rows, columns = (math.ceil(n / m.stride) for n in (stream.height, stream.width))
+        z_shape = (1, m.hyper_channels, rows, columns)
+        if rows * columns * self._least_z_bits > 8 * len(stream.z) + 64:
+            raise CorruptFileError(
+                f"{name}: {len(stream.z)} bytes cannot hold {stream.width}×{stream.height} pixels; get the file again"
+            )
+        with self._stage("entropy"):
+            z = range_coder.decode([stream.z], self._z_rows(z_shape), self.bundle.z_tables, name).reshape(z_shape)
+        if self.bundle.exact and z.size and max(-int(z.min()), int(z.max())) > self.bundle.exact.input_limit:
+            raise CorruptFileError(f"{name}: a hyper-latent is out of range; get the file again")
+        scale_index, mean = self._scales_and_means(z)
+        with self._stage("entropy"):
+            symbols = range_coder.decode(stream.y, scale_index.ravel(), self.bundle.y_tables, name)
+            symbols = symbols.reshape(scale_index.shape)
+            if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
+                raise DesynchronisedError(
+                    f"{name}: intact, but its symbols are not those that were encoded; check this machine with "
+                    "runtime.verify"
+                )
+        values = symbols.astype(np.float32)
+        if mean is None:
+            return values
+        if not m.context:
+            return values + mean
+        return self._run("context", symbols=values, mean=mean, anchor=checkerboard(*values.shape[2:]))
+
+    def _synthesise(self, y_hat: np.ndarray, quality: int, vectors: list[np.ndarray | None]) -> list[np.ndarray]:
+        inverse_gain = self.bundle.inverse_gain[quality - 1 : quality]
+        shared = {"y_hat": y_hat, "inverse_gain": inverse_gain}
+        if "g_s_trunk" in self.bundle.manifest.graphs:
+            shared = {"features": self._run("g_s_trunk", **shared)}
+        views = []
+        for vector in vectors:
+            inputs = shared if vector is None else {**shared, "condition": vector}
+            views.append(self._run("g_s", **inputs)[0])
+        return views
+
+    def _condition(self, condition: str | float | None) -> np.ndarray | None:
+        """(1, D) float32 vectors of a condition; None for a codec without conditions."""
+        if not self.conditions:
+            if condition is None:
+                return None
+            raise ConditionError(
+                f"this codec ({self.bundle.manifest.architecture}) was trained for one view; leave --condition out"
+            )
+        if condition is None:
+            condition = self.conditions[0]
+        if isinstance(condition, str) and condition in self.bundle.condition_vectors:
+            return self.bundle.condition_vectors[condition]
+        try:
+            beta = float(condition)
+        except (TypeError, ValueError):
+            beta = math.nan
+        if not 0 <= beta <= 1:
+            raise ConditionError(
+                f"unknown condition {condition!r}; give {', '.join(self.conditions)} or a number from 0 to 1"
+            )
+        return self._run("condition", beta=np.asarray([beta], np.float32))
+
+    # ---- shared
+
+    def _scales_and_means(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        if self._exact is None:
+            self._exact = admitted_runner(self.bundle, self.backend)
+        with self._stage("exact"):
+            return self._exact(z)
+
+    def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        """The single output of a graph."""
+        if graph not in self._graphs:
+            self._graphs[graph] = self.backend.load(self.bundle.graph(graph)[1], graph)
+        with self._stage(STAGES.get(graph, graph)):
+            return self._graphs[graph](inputs)[0]
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + (time.perf_counter() - started) * 1e3
+
+    def _z_rows(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The table row of each `z` symbol in scan order: its channel."""
+        return np.repeat(np.arange(shape[1], dtype=np.uint16), shape[2] * shape[3])
+
+    def _coded_rows(self) -> np.ndarray:
+        """For each row of the scale table whether its symbols are coded at all."""
+        return self.bundle.y_tables.lengths > 0
+
+    def _pad(self, image: np.ndarray) -> np.ndarray:
+        """Repeats the last row and column up to multiples of the stride."""
+        stride = self.bundle.manifest.stride
+        height, width = image.shape[:2]
+        return np.pad(image, ((0, -height % stride), (0, -width % stride), (0, 0)), mode="edge")
+
+    def _check_quality(self, quality: int) -> None:
+        if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:
+            raise QualityError(f"quality {quality!r} is not one of this codec's: 1 to {self.qualities}")
+
+
+def least_bits(tables: range_coder.Tables) -> float:
+    """The fewest bits that one symbol of every row can take together: what bounds a size that a header claims."""
+    bits = 0.0
+    starts = np.cumsum(tables.lengths) - tables.lengths
+    for start, length in zip(starts, tables.lengths, strict=True):
+        if length > 1:
+            bits -= math.log2(float(tables.frequencies[start : start + length].max()) / range_coder.TOTAL)
+    return bits
+
+
+def checkerboard(height: int, width: int) -> np.ndarray:
+    """(1, 1, height, width) float32: 1 at anchors, where row + column is even."""
+    return ((np.add.outer(np.arange(height), np.arange(width)) + 1) % 2).astype(np.float32)[None, None]
+
+
+def _quantise(residual: np.ndarray, coded: np.ndarray) -> np.ndarray:
+    """int32 symbols of y - mean; 0 where the row is not coded."""
+    if not np.isfinite(residual).all():
+        raise BackendError("g_a gave values that are no numbers; the bundle or the backend is broken")
+    rounded = np.rint(residual)
+    if max(-float(rounded.min()), float(rounded.max())) >= LARGEST_SYMBOL:
+        raise BackendError("g_a gave values beyond 32 bits; the bundle or the backend is broken")
+    return np.where(coded, rounded, 0).astype(np.int32)
+
+
+def _check_image(image: np.ndarray) -> tuple[int, int]:
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise ImageError(f"an image must be an (H, W, 3) uint8 array; this is {found}")
+    height, width = image.shape[:2]
+    if height * width > bitstream.MAX_PIXELS:
+        raise ImageError(f"an image may have {bitstream.MAX_PIXELS} pixels; this has {width}×{height}")
+    if not (1 <= height <= bitstream.MAX_SIDE and 1 <= width <= bitstream.MAX_SIDE):
+        raise ImageError(f"an image's sides must be 1 to {bitstream.MAX_SIDE} pixels; this has {width}×{height}")
+    return height, width

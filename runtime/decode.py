@@ -1,0 +1,108 @@
+"""`ugicm decode FILE… -o OUT`: .ugic files to images, for a person, for a machine, or both."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime import bitstream
+from runtime.bundles import find_bundle
+from runtime.cli import Parser, for_each, printable, read_bytes, run
+from runtime.errors import BundleError, ConditionError
+from runtime.images import check_suffix, write_image
+from runtime.output import make_folder, output_folder, output_names
+
+if TYPE_CHECKING:
+    from runtime.codec import Codec
+
+_BOTH = ("human", "machine")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Decode what the command line names. Returns the exit status."""
+    parser = Parser(prog="ugicm decode", description="Turn .ugic files back into images.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".ugic files")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="an image file for one input, in the format of its suffix; else a folder (created if missing)",
+    )
+    parser.add_argument(
+        "-c",
+        "--condition",
+        metavar="C",
+        help="human, machine, both (NAME.human.png and NAME.machine.png), or a number from 0, human, to 1, "
+        "machine; default: human",
+    )
+    parser.add_argument(
+        "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
+    )
+    return run(parser, _decode, arguments)
+
+
+def parse_condition(text: str | None) -> tuple[str | float | None, ...]:
+    """The conditions that `text` names, for `Codec.decode_views`; None is the codec's own default.
+
+    Raises:
+        ConditionError: not a name, nor a number from 0 to 1.
+    """
+    if text == "both":
+        return _BOTH
+    if text is None or text in _BOTH:
+        return (text,)
+    try:
+        beta = float(text)
+    except ValueError:
+        beta = math.nan
+    if not 0 <= beta <= 1:
+        raise ConditionError(f"unknown condition '{text}'; use human, machine, both or a number from 0 to 1")
+    return (beta,)
+
+
+def _decode(options: argparse.Namespace) -> int:
+    conditions = parse_condition(options.condition)
+    labels = _BOTH if len(conditions) > 1 else ()
+    folder = output_folder(options.files, options.output)
+    names = output_names(options.files, options.output, ".png", labels)
+    check_suffix(names[0][0])
+    if options.bundle is not None and not options.bundle.is_dir():
+        raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
+    codecs: dict[Path, Codec] = {}
+
+    def decode(index: int, path: Path) -> None:
+        data = read_bytes(path)
+        codec = _codec_of(data, path, options.bundle, codecs)
+        started = time.perf_counter()
+        views = codec.decode_views(data, conditions, str(path))
+        milliseconds = (time.perf_counter() - started) * 1e3
+        if folder is not None:
+            make_folder(folder)
+        for output, view in zip(names[index], views, strict=True):
+            write_image(output, view)
+        written = " and ".join(printable(output) for output in names[index])
+        height, width = views[0].shape[:2]
+        print(f"{printable(path)} -> {written}  {width}x{height}  {milliseconds:.0f} ms", flush=True)
+
+    return for_each(options.files, decode)
+
+
+def _codec_of(data: bytes, path: Path, extra: Path | None, codecs: dict[Path, Codec]) -> Codec:
+    """The codec that a file names, opened once however many files name it."""
+    stream = bitstream.parse(data, str(path))
+    found = find_bundle(stream.codec_id, [] if extra is None else [extra])
+    if found not in codecs:
+        from runtime.codec import Codec  # a backend is loaded only once there is something to decode
+
+        codecs[found] = Codec.from_bundle(found)
+    return codecs[found]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

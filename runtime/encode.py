@@ -1,0 +1,79 @@
+"""`ugicm encode IMAGE… -o OUT`: images to .ugic files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.cli import Parser, for_each, printable, run
+from runtime.errors import QualityError
+from runtime.images import read_image
+from runtime.output import make_folder, output_folder, output_names, write_atomically
+
+_QUALITY = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Encode what the command line names. Returns the exit status."""
+    parser = Parser(prog="ugicm encode", description="Compress images to .ugic files.")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, TIFF, … files")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="a file for one image, else a folder (created if missing)",
+    )
+    parser.add_argument(
+        "-q",
+        "--quality",
+        metavar="Q",
+        help=f"1, the smallest file, up to the codec's best; default {_QUALITY}",
+    )
+    parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
+    return run(parser, _encode, arguments)
+
+
+def parse_quality(text: str | None, qualities: int) -> int:
+    """The quality that `text` names; None is 4, or the best of a codec with fewer. Raises QualityError."""
+    if text is None:
+        return min(_QUALITY, qualities)
+    try:
+        quality = int(text)
+    except ValueError:
+        quality = 0
+    if not 1 <= quality <= qualities:
+        legal = "1, the only one of this codec" if qualities == 1 else f"a whole number from 1 to {qualities}"
+        raise QualityError(f"quality '{text}' is not one of this codec's; use {legal}")
+    return quality
+
+
+def _encode(options: argparse.Namespace) -> int:
+    from runtime.codec import Codec  # a backend is loaded only once the command line makes sense
+
+    folder = output_folder(options.images, options.output)
+    names = output_names(options.images, options.output, ".ugic")
+    codec = Codec.from_bundle(options.bundle)
+    quality = parse_quality(options.quality, codec.qualities)
+
+    def encode(index: int, path: Path) -> None:
+        pixels = read_image(path)
+        started = time.perf_counter()
+        data = codec.encode(pixels, quality)
+        milliseconds = (time.perf_counter() - started) * 1e3
+        if folder is not None:
+            make_folder(folder)
+        (output,) = names[index]
+        write_atomically(output, data)
+        bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
+        figures = f"{len(data):,} bytes  {bpp:.3f} bpp  {milliseconds:.0f} ms"
+        print(f"{printable(path)} -> {printable(output)}  {figures}", flush=True)
+
+    return for_each(options.images, encode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""The exact network: an integer hyper-synthesis `h_s`, from `z` to scale indexes and means, the same on every machine.
+
+A layer is a convolution of integers, then ``v = clip(round_half_even(acc * 2^-shift), low, high)``, then optionally a
+table (leaky ReLU and such), then a pixel shuffle; ReLU is ``low = 0``. The largest accumulator that any legal input can
+cause follows from the weights and the clip ranges alone (`ExactNetwork.bounds`). Where it stays below 2^24, fp32
+represents every partial sum in whatever order a library adds: any fp32 direct or matrix-product convolution gives these
+integers. Algorithms that transform their operands first (Winograd, FFT) do not. Weights of 8 bits and activations of
+11 bits also survive TF32's 11-bit significands, and 8-bit activations those of bfloat16, where sums are kept in fp32.
+
+After Ballé, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019.
+This module is the reference in numpy; the graphs of a bundle are checked against it bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import BundleError
+
+EXACT_LIMIT = 2**24
+"""fp32 holds every integer of smaller magnitude."""
+
+_SCALARS = ("scale_channels", "mean_channels", "mean_fraction_bits", "input_limit", "ones")
+_VECTORS = {"bias": np.int32, "shift": np.int8, "low": np.int32, "high": np.int32}
+
+
+class LayerBound(NamedTuple):
+    """What is proved of one layer.
+
+    Attributes:
+        name: as the ONNX graph names it, e.g. "h_s/conv0".
+        accumulator: largest possible magnitude of any partial sum, bias included.
+    """
+
+    name: str
+    accumulator: int
+
+
+@dataclass(frozen=True)
+class ExactLayer:
+    """One integer layer.
+
+    Attributes:
+        weight: int8 or int16 (O, I, k, k), k odd; stride 1, zero padding k // 2.
+        bias: int32 (O,), in units of the accumulator.
+        shift: int8 (O,), -24..24: the accumulator is multiplied by 2^-shift.
+        low, high: int32 (O,), the range a value is clipped to.
+        upsample: 1, or 2 for a pixel shuffle at the end: channel 4c + 2i + j goes to channel c, row i, column j.
+        table: int16 (high - low + 1,) or None. A value v becomes table[v - low]; all channels share low and high.
+    """
+
+    weight: NDArray[np.signedinteger]
+    bias: NDArray[np.int32]
+    shift: NDArray[np.int8]
+    low: NDArray[np.int32]
+    high: NDArray[np.int32]
+    upsample: int = 1
+    table: NDArray[np.int16] | None = None
+
+    def __post_init__(self) -> None:
+        w = self.weight
+        if (
+            w.dtype not in (np.int8, np.int16)
+            or w.ndim != 4
+            or w.shape[2] != w.shape[3]
+            or w.shape[2] % 2 == 0
+        ):
+            raise ValueError(f"weights {w.dtype} {w.shape} are not int8 or int16 (O, I, k, k) with k odd")
+        if w.size == 0:
+            raise ValueError(f"weights of shape {w.shape} are empty")
+        for name, dtype in _VECTORS.items():
+            vector = getattr(self, name)
+            if vector.dtype != dtype or vector.shape != w.shape[:1]:
+                raise ValueError(
+                    f"{name} {vector.dtype} {vector.shape} is not {np.dtype(dtype)} ({w.shape[0]},)"
+                )
+        if np.any(np.abs(self.shift.astype(int)) > 24):
+            raise ValueError("a shift lies outside -24..24")
+        if np.any(self.low > self.high):
+            raise ValueError("low > high")
+        if self.upsample not in (1, 2) or w.shape[0] % self.upsample**2:
+            raise ValueError(f"{w.shape[0]} channels cannot be upsampled by {self.upsample}")
+        if self.table is not None:
+            if np.any(self.low != self.low[0]) or np.any(self.high != self.high[0]):
+                raise ValueError("a layer with a table needs one range for all channels")
+            if self.table.dtype != np.int16 or self.table.shape != (
+                int(self.high[0]) - int(self.low[0]) + 1,
+            ):
+                raise ValueError("the table is not int16 with an entry for each value of low..high")
+
+    @property
+    def outputs(self) -> int:
+        """Channels after the pixel shuffle."""
+        return int(self.weight.shape[0]) // self.upsample**2
+
+    def output_range(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Smallest and largest value of each channel after the pixel shuffle, int64 (outputs,) each."""
+        if self.table is not None:
+            ends = [np.full(self.outputs, end(self.table), np.int64) for end in (np.min, np.max)]
+            return ends[0], ends[1]
+        shape = (self.outputs, self.upsample**2)
+        return self.low.reshape(shape).min(1).astype(np.int64), self.high.reshape(shape).max(1).astype(
+            np.int64
+        )
+
+    def accumulator_bounds(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Largest magnitude of any partial sum of each output channel, int64 (O,).
+
+        Every product lies between its extremes over [min(low, 0), max(high, 0)] (padding adds the 0), so any subset of
+        a channel's products and its bias sums to something between the sums of all negative and of all positive extremes.
+
+        Args:
+            low, high: int64 (I,), the range of each input channel.
+        """
+        taps = self.weight.astype(np.int64)
+        positive = np.maximum(taps, 0).sum((2, 3))
+        negative = np.minimum(taps, 0).sum((2, 3))
+        below, above = np.minimum(low, 0), np.maximum(high, 0)
+        bias = self.bias.astype(np.int64)
+        top = positive @ above + negative @ below + np.maximum(bias, 0)
+        bottom = positive @ below + negative @ above + np.minimum(bias, 0)
+        return np.maximum(top, -bottom)
+
+    def accumulate(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The convolution and bias: (N, I, h, w) to (N, O, h, w), integers in float64, exact below 2^53."""
+        n, _, h, w = x.shape
+        size = self.weight.shape[2]
+        padded = np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
+        taps = self.weight.astype(np.float64)
+        acc = np.zeros((n, taps.shape[0], h * w))
+        for i in range(size):
+            for j in range(size):
+                acc += taps[:, :, i, j] @ padded[:, :, i : i + h, j : j + w].reshape(n, -1, h * w)
+        return acc.reshape(n, -1, h, w) + self.bias[:, None, None]
+
+    def run(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The whole layer: (N, I, h, w) to (N, outputs, upsample*h, upsample*w), integers in float64."""
+        return self.requantise(self.accumulate(x))
+
+    def requantise(self, accumulated: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What follows the convolution: (N, O, h, w) accumulators to the layer's output."""
+        scaled = accumulated * np.exp2(-self.shift.astype(np.float64))[:, None, None]
+        v = np.clip(np.rint(scaled), self.low[:, None, None], self.high[:, None, None])
+        if self.table is not None:
+            v = self.table[v.astype(np.int64) - int(self.low[0])].astype(np.float64)
+        return pixel_shuffle(v, self.upsample)
+
+
+def pixel_shuffle(x: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """(N, factor^2 C, h, w) to (N, C, factor*h, factor*w), in the order of ONNX DepthToSpace "CRD"."""
+    n, c, h, w = x.shape
+    x = x.reshape(n, c // factor**2, factor, factor, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, c // factor**2, h * factor, w * factor)
+
+
+@dataclass(frozen=True)
+class ExactNetwork:
+    """An integer hyper-synthesis.
+
+    Attributes:
+        layers: applied in order; the last yields scale_channels + mean_channels channels and has no table.
+        scale_channels: M, channels of `y`.
+        mean_channels: M, or 0 where the model has no means.
+        mean_fraction_bits: a mean is its integer times 2^-mean_fraction_bits.
+        input_limit: centred `z` lies in [-input_limit, input_limit].
+        ones: where positive, the first layer reads one more input channel, the last, holding this constant (and, like
+            every channel, zeros outside the image). It serves models whose float `h_s` saw `z` plus its medians.
+        scale_table: uint8 (high + 1,), the scale index of each value of a scale channel, or None: the value is the index.
+    """
+
+    layers: tuple[ExactLayer, ...]
+    scale_channels: int
+    mean_channels: int = 0
+    mean_fraction_bits: int = 6
+    input_limit: int = 127
+    ones: int = 0
+    scale_table: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("no layers")
+        for i, (layer, following) in enumerate(zip(self.layers, self.layers[1:], strict=False)):
+            if layer.outputs != following.weight.shape[1]:
+                raise ValueError(
+                    f"layer {i + 1} reads {following.weight.shape[1]} channels of {layer.outputs}"
+                )
+        if self.z_channels < 1 or self.ones < 0 or not 0 < self.input_limit < 2**15:
+            raise ValueError("no input channels, or ones or input_limit outside its range")
+        last = self.layers[-1]
+        m = self.scale_channels
+        if m < 1 or self.mean_channels not in (0, m) or last.outputs != m + self.mean_channels:
+            raise ValueError(f"{last.outputs} outputs are not {m} scales and {self.mean_channels} means")
+        if not 0 <= self.mean_fraction_bits <= 16:
+            raise ValueError("mean_fraction_bits lies outside 0..16")
+        if last.table is not None:
+            raise ValueError("the last layer has a table")
+        low, high = last.output_range()
+        table = self.scale_table
+        if table is not None and (table.dtype != np.uint8 or table.ndim != 1):
+            raise ValueError("the scale table is not a uint8 vector")
+        top = 255 if table is None else len(table) - 1
+        if low[:m].min() < 0 or high[:m].max() > top:
+            raise ValueError(f"a scale channel leaves 0..{top}")
+
+    @property
+    def z_channels(self) -> int:
+        """Channels of `z`, the constant channel not counted."""
+        return int(self.layers[0].weight.shape[1]) - (self.ones > 0)
+
+    def input_ranges(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Smallest and largest value of each input channel of each layer."""
+        high = np.full(self.z_channels + (self.ones > 0), self.input_limit, np.int64)
+        low = -high
+        if self.ones:
+            low[-1] = high[-1] = self.ones
+        return [(low, high)] + [layer.output_range() for layer in self.layers[:-1]]
+
+    def bounds(self) -> list[LayerBound]:
+        """The proof: the largest possible accumulator of each layer, from weights and clip ranges alone."""
+        return [
+            LayerBound(f"h_s/conv{i}", int(layer.accumulator_bounds(low, high).max()))
+            for i, (layer, (low, high)) in enumerate(zip(self.layers, self.input_ranges(), strict=True))
+        ]
+
+    def run(self, z: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
+        """Scale indexes and means of `y`.
+
+        Args:
+            z: integers (N, z_channels, h, w), centred (the symbols as coded), within the input limit.
+
+        Returns:
+            uint8 (N, M, H, W) scale indexes, and int32 (N, M, H, W) means in units of 2^-mean_fraction_bits or None;
+            H and W are h and w times the product of the layers' upsampling.
+
+        Raises:
+            ValueError: a wrong shape, or values outside the input limit.
+        """
+        if z.ndim != 4 or z.shape[1] != self.z_channels:
+            raise ValueError(f"z has shape {z.shape}, not (N, {self.z_channels}, h, w)")
+        if z.size and (z.max() > self.input_limit or z.min() < -self.input_limit):
+            raise ValueError(f"z leaves [-{self.input_limit}, {self.input_limit}]")
+        x = z.astype(np.float64)
+        if self.ones:
+            x = np.concatenate([x, np.full_like(x[:, :1], self.ones)], 1)
+        for layer in self.layers:
+            x = layer.run(x)
+        scales, means = x[:, : self.scale_channels], x[:, self.scale_channels :]
+        index = (
+            scales.astype(np.uint8) if self.scale_table is None else self.scale_table[scales.astype(np.int64)]
+        )
+        return index, means.astype(np.int32) if self.mean_channels else None
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What a bundle stores; `from_arrays` reads it back."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            name: np.asarray(getattr(self, name), "<i4") for name in _SCALARS
+        }
+        if self.scale_table is not None:
+            arrays["scale_table"] = self.scale_table
+        for i, layer in enumerate(self.layers):
+            arrays[f"layer{i}_weight"] = layer.weight
+            for name in _VECTORS:
+                arrays[f"layer{i}_{name}"] = getattr(layer, name)
+            arrays[f"layer{i}_upsample"] = np.asarray(layer.upsample, "<i4")
+            if layer.table is not None:
+                arrays[f"layer{i}_table"] = layer.table
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> ExactNetwork:
+        """The network of stored arrays, its structure and its proof checked again.
+
+        Raises:
+            BundleError: arrays missing, of a wrong type or shape, unknown, contradictory, or with a bound of 2^24 or more.
+        """
+        rest = {name: np.asarray(arrays[name]) for name in arrays}
+        try:
+            scalars = {name: _scalar(rest, name) for name in _SCALARS}
+            scale_table = rest.pop("scale_table", None)
+            layers = []
+            while f"layer{len(layers)}_weight" in rest:
+                head = f"layer{len(layers)}_"
+                parts = {name: rest.pop(head + name) for name in ("weight", *_VECTORS)}
+                upsample, table = _scalar(rest, head + "upsample"), rest.pop(head + "table", None)
+                layers.append(ExactLayer(**parts, upsample=upsample, table=table))  # type: ignore[arg-type]
+            if rest:
+                raise ValueError(f"unknown array {min(rest)!r}")
+            network = cls(tuple(layers), scale_table=scale_table, **scalars)  # type: ignore[arg-type]
+        except KeyError as error:
+            raise BundleError(f"exact network: array {error} is missing; export the bundle again") from None
+        except ValueError as error:
+            raise BundleError(f"exact network: {error}; export the bundle again") from None
+        for bound in network.bounds():
+            if bound.accumulator >= EXACT_LIMIT:
+                raise BundleError(
+                    f"exact network: {bound.name} can reach {bound.accumulator}, 2^24 or more: not exact in fp32"
+                )
+        return network
+
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of what the network computes: of every array's name, shape and values."""
+        digest = hashlib.sha256(b"exact-network-1")
+        for name, array in sorted(self.to_arrays().items()):
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(array.astype("<i4").tobytes())
+        return digest.digest()
+
+
+def _scalar(arrays: dict[str, NDArray[np.generic]], name: str) -> int:
+    """Takes one stored integer out of the arrays."""
+    array = arrays.pop(name)
+    if array.shape != () or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} is not one integer")
+    return int(array)  # type: ignore[call-overload, no-any-return]
