@@ -57,7 +57,8 @@ class Manifest:
         part: "both", "encoder" or "decoder": which half the bundle holds.
         precision: of the transforms, "fp32" or "int8"; the exact path is integer always.
         stride: images are padded to multiples of it.
-        latent_stride, latent_channels, hyper_channels: geometry of `y` and `z`; `z` lies at `stride`.
+        latent_stride, latent_channels, hyper_channels: geometry of `y` and `z`; `z` lies at `stride`. A codec
+            without a hyperprior has 0 hyper channels, no exact path, and a row of `y` tables for each channel.
         qualities: legal qualities are 1..qualities.
         conditions: name → beta; empty where the codec has one view only.
         context: "checkerboard" where means are refined, else None.
@@ -123,11 +124,11 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        numbers = (self.stride, self.latent_stride, self.latent_channels, self.hyper_channels, self.qualities)
+        numbers = (self.stride, self.latent_stride, self.latent_channels, self.hyper_channels + 1, self.qualities)
         if not all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers) or self.qualities > 255:
             raise ValueError("a size is out of range")
-        if self.stride % self.latent_stride:
-            raise ValueError("stride is no multiple of latent_stride")
+        if self.stride % self.latent_stride or (not self.hyper_channels and self.stride != self.latent_stride):
+            raise ValueError("stride and latent_stride do not fit each other")
         if self.part not in PARTS:
             raise ValueError(f"unknown part {self.part!r}")
         if self.context not in (None, "checkerboard"):
@@ -210,6 +211,10 @@ class Bundle:
         self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
         if len(self.z_tables.lengths) != manifest.hyper_channels:
             raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
+        if (self.exact is None) != (manifest.hyper_channels == 0):
+            raise BundleError(f"{path}: exact.npz does not fit the manifest; export the bundle again")
+        if self.exact is None and len(self.y_tables.lengths) != manifest.latent_channels:
+            raise BundleError(f"{path}: the tables of y do not fit the manifest; export the bundle again")
         geometry = (
             manifest.stride,
             manifest.latent_stride,

@@ -34,6 +34,7 @@ __all__ = ["Codec", "find_bundle"]
 
 SYMBOLS_A_SUBSTREAM = 65536
 LARGEST_SYMBOL = 2**31 - 1
+DEFAULT_QUALITY = 4
 STAGES = {"g_s_trunk": "g_s", "condition": "g_s"}  # graphs whose time counts as another's
 
 
@@ -52,7 +53,7 @@ class Codec:
         self.timings: dict[str, float] = {}
         self._graphs: dict[str, Graph] = {}
         self._exact: Run | None = None
-        self._least_z_bits = least_bits(bundle.z_tables)
+        self._least_bits = least_bits(bundle.z_tables if bundle.manifest.hyper_channels else bundle.y_tables)
 
     @classmethod
     def from_bundle(
@@ -82,12 +83,12 @@ class Codec:
 
     # ---- encode
 
-    def encode(self, image: np.ndarray, quality: int = 4) -> bytes:
+    def encode(self, image: np.ndarray, quality: int | None = None) -> bytes:
         """Compresses an image.
 
         Args:
             image: (H, W, 3) uint8 RGB, each side 1 to 65535.
-            quality: 1 (smallest) to `qualities`.
+            quality: 1 (smallest) to `qualities`; None is 4, or the best of a codec with fewer.
 
         Returns:
             The bytes of a .ugic file.
@@ -97,11 +98,12 @@ class Codec:
             QualityError: out of range.
             PartError: a bundle of the decoder only.
         """
+        quality = min(DEFAULT_QUALITY, self.qualities) if quality is None else quality
         self._check_quality(quality)
         height, width = _check_image(image)
         self.timings = {}
         y = self._run("g_a", image=self._pad(image)[None], gain=self.bundle.gain[quality - 1 : quality])
-        z = self._round_z(self._run("h_a", y=y))
+        z = self._hyper_latents(y)
         symbols, scale_index = self._symbols(y, z)
         with self._stage("entropy"):
             z_stream = range_coder.encode(z.ravel(), self._z_rows(z.shape), self.bundle.z_tables)[0]
@@ -110,6 +112,12 @@ class Codec:
             checksum = bitstream.symbol_checksum(z, symbols)
         return bitstream.pack(Bitstream(self.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
 
+    def _hyper_latents(self, y: np.ndarray) -> np.ndarray:
+        """int32 (1, Nz, H/64, W/64) `z`; of no channels, at the resolution of `y`, without a hyperprior."""
+        if not self.bundle.manifest.hyper_channels:
+            return np.zeros((1, 0, *y.shape[2:]), np.int32)
+        return self._round_z(self._run("h_a", y=y))
+
     def _round_z(self, z: np.ndarray) -> np.ndarray:
         if not np.isfinite(z).all():
             raise BackendError("h_a gave values that are no numbers; the bundle or the backend is broken")
@@ -117,7 +125,7 @@ class Codec:
         return np.clip(np.rint(z), -limit, limit).astype(np.int32)
 
     def _symbols(self, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 symbols, uint8 scale indexes) of `y`, each (1, M, H/16, W/16)."""
+        """(int32 symbols, uint8 or uint16 table rows) of `y`, each (1, M, H/16, W/16)."""
         scale_index, mean = self._scales_and_means(z)
         coded = self._coded_rows()[scale_index]
         if mean is None:
@@ -173,9 +181,11 @@ class Codec:
         m = self.bundle.manifest
         rows, columns = (math.ceil(n / m.stride) for n in (stream.height, stream.width))
         z_shape = (1, m.hyper_channels, rows, columns)
-        if rows * columns * self._least_z_bits > 8 * len(stream.z) + 64:
+        bounding = [stream.z] if m.hyper_channels else stream.y
+        held = sum(map(len, bounding))
+        if rows * columns * self._least_bits > 8 * held + 64 * len(bounding):
             raise CorruptFileError(
-                f"{name}: {len(stream.z)} bytes cannot hold {stream.width}×{stream.height} pixels; get the file again"
+                f"{name}: {held} bytes cannot hold {stream.width}×{stream.height} pixels; get the file again"
             )
         with self._stage("entropy"):
             z = range_coder.decode([stream.z], self._z_rows(z_shape), self.bundle.z_tables, name).reshape(z_shape)

@@ -1,14 +1,18 @@
-"""The exact network: an integer hyper-synthesis `h_s`, from `z` to scale indexes and means, the same on every machine.
+"""The exact network: an integer hyper-synthesis `h_s`, from `z` to scale indexes and means, the same on every
+machine.
 
-A layer is a convolution of integers, then ``v = clip(round_half_even(acc * 2^-shift), low, high)``, then optionally a
-table (leaky ReLU and such), then a pixel shuffle; ReLU is ``low = 0``. The largest accumulator that any legal input can
-cause follows from the weights and the clip ranges alone (`ExactNetwork.bounds`). Where it stays below 2^24, fp32
-represents every partial sum in whatever order a library adds: any fp32 direct or matrix-product convolution gives these
-integers. Algorithms that transform their operands first (Winograd, FFT) do not. Weights of 8 bits and activations of
-11 bits also survive TF32's 11-bit significands, and 8-bit activations those of bfloat16, where sums are kept in fp32.
+A layer is a convolution of integers, then ``v = clip(round_half_even(acc * 2^-shift), low, high)``, then
+optionally a table (leaky ReLU and such), then a pixel shuffle; ReLU is ``low = 0``. The largest accumulator
+that any legal input can cause follows from the weights and the clip ranges alone (`ExactNetwork.bounds`).
+Where it stays below 2^24, fp32
+represents every partial sum in whatever order a library adds: any fp32 direct or matrix-product convolution
+    gives these
+integers. Algorithms that transform their operands first (Winograd, FFT) do not. Weights of 8 bits and
+activations of 11 bits also survive TF32's 11-bit significands, and 8-bit activations those of bfloat16, where
+sums are kept in fp32.
 
-After Ballé, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019.
-This module is the reference in numpy; the graphs of a bundle are checked against it bit for bit.
+After Ballé, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR
+2019. This module is the reference in numpy; the graphs of a bundle are checked against it bit for bit.
 """
 
 from __future__ import annotations
@@ -51,8 +55,10 @@ class ExactLayer:
         bias: int32 (O,), in units of the accumulator.
         shift: int8 (O,), -24..24: the accumulator is multiplied by 2^-shift.
         low, high: int32 (O,), the range a value is clipped to.
-        upsample: 1, or 2 for a pixel shuffle at the end: channel 4c + 2i + j goes to channel c, row i, column j.
-        table: int16 (high - low + 1,) or None. A value v becomes table[v - low]; all channels share low and high.
+        upsample: 1, or 2 for a pixel shuffle at the end: channel 4c + 2i + j goes to channel c, row i, column
+            j.
+        table: int16 (high - low + 1,) or None. A value v becomes table[v - low]; all channels share low and
+            high.
     """
 
     weight: NDArray[np.signedinteger]
@@ -112,8 +118,9 @@ class ExactLayer:
     def accumulator_bounds(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
         """Largest magnitude of any partial sum of each output channel, int64 (O,).
 
-        Every product lies between its extremes over [min(low, 0), max(high, 0)] (padding adds the 0), so any subset of
-        a channel's products and its bias sums to something between the sums of all negative and of all positive extremes.
+        Every product lies between its extremes over [min(low, 0), max(high, 0)] (padding adds the 0), so any
+        subset of a channel's products and its bias sums to something between the sums of all negative and of
+        all positive extremes.
 
         Args:
             low, high: int64 (I,), the range of each input channel.
@@ -169,9 +176,11 @@ class ExactNetwork:
         mean_channels: M, or 0 where the model has no means.
         mean_fraction_bits: a mean is its integer times 2^-mean_fraction_bits.
         input_limit: centred `z` lies in [-input_limit, input_limit].
-        ones: where positive, the first layer reads one more input channel, the last, holding this constant (and, like
-            every channel, zeros outside the image). It serves models whose float `h_s` saw `z` plus its medians.
-        scale_table: uint8 (high + 1,), the scale index of each value of a scale channel, or None: the value is the index.
+        ones: where positive, the first layer reads one more input channel, the last, holding this constant
+            (and, like every channel, zeros outside the image). It serves models whose float `h_s` saw `z`
+            plus its medians.
+        scale_table: uint8 (high + 1,), the scale index of each value of a scale channel, or None: the value
+            is the index.
     """
 
     layers: tuple[ExactLayer, ...]
@@ -235,8 +244,8 @@ class ExactNetwork:
             z: integers (N, z_channels, h, w), centred (the symbols as coded), within the input limit.
 
         Returns:
-            uint8 (N, M, H, W) scale indexes, and int32 (N, M, H, W) means in units of 2^-mean_fraction_bits or None;
-            H and W are h and w times the product of the layers' upsampling.
+            uint8 (N, M, H, W) scale indexes, and int32 (N, M, H, W) means in units of 2^-mean_fraction_bits
+            or None; H and W are h and w times the product of the layers' upsampling.
 
         Raises:
             ValueError: a wrong shape, or values outside the input limit.
@@ -277,18 +286,21 @@ class ExactNetwork:
         """The network of stored arrays, its structure and its proof checked again.
 
         Raises:
-            BundleError: arrays missing, of a wrong type or shape, unknown, contradictory, or with a bound of 2^24 or more.
+            BundleError: arrays missing, of a wrong type or shape, unknown, contradictory, or with a bound of
+                2^24 or more.
         """
         rest = {name: np.asarray(arrays[name]) for name in arrays}
         try:
             scalars = {name: _scalar(rest, name) for name in _SCALARS}
             scale_table = rest.pop("scale_table", None)
-            layers = []
+            layers: list[ExactLayer] = []
             while f"layer{len(layers)}_weight" in rest:
                 head = f"layer{len(layers)}_"
                 parts = {name: rest.pop(head + name) for name in ("weight", *_VECTORS)}
                 upsample, table = _scalar(rest, head + "upsample"), rest.pop(head + "table", None)
                 layers.append(ExactLayer(**parts, upsample=upsample, table=table))  # type: ignore[arg-type]
+            if not layers:
+                raise KeyError("layer0_weight")
             if rest:
                 raise ValueError(f"unknown array {min(rest)!r}")
             network = cls(tuple(layers), scale_table=scale_table, **scalars)  # type: ignore[arg-type]
@@ -299,7 +311,7 @@ class ExactNetwork:
         for bound in network.bounds():
             if bound.accumulator >= EXACT_LIMIT:
                 raise BundleError(
-                    f"exact network: {bound.name} can reach {bound.accumulator}, 2^24 or more: not exact in fp32"
+                    f"exact network: {bound.name} can sum to {bound.accumulator}; fp32 is exact below 2^24"
                 )
         return network
 
@@ -317,4 +329,4 @@ def _scalar(arrays: dict[str, NDArray[np.generic]], name: str) -> int:
     array = arrays.pop(name)
     if array.shape != () or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} is not one integer")
-    return int(array)  # type: ignore[call-overload, no-any-return]
+    return int(array)

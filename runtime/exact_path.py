@@ -40,6 +40,19 @@ def reference_runner(network: ExactNetwork) -> Run:
     return runner
 
 
+def factorised_runner(channels: int) -> Run:
+    """What stands for `h_s` in a codec without a hyperprior: the row of a symbol is its channel, the mean 0.
+
+    It reads of `z`, which has no channels there, the size alone.
+    """
+    rows = np.arange(channels, dtype=np.uint16)[:, None, None]
+
+    def runner(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return np.broadcast_to(rows, (1, channels, *z.shape[2:])), None
+
+    return runner
+
+
 def reproduces(bundle: Bundle, run: Run) -> bool:
     """Whether every golden vector comes out bit for bit.
 
@@ -63,7 +76,7 @@ def reproduces(bundle: Bundle, run: Run) -> bool:
 def admitted_runner(bundle: Bundle, backend: Backend) -> Run:
     """`h_s` on the backend if it reproduces the golden vectors, else on the reference, with one logged line."""
     if bundle.exact is None:
-        raise BundleError(f"{bundle.path}: has no exact network; export the bundle again")
+        return factorised_runner(bundle.manifest.latent_channels)
     try:
         run = graph_runner(bundle, backend)
         if reproduces(bundle, run):

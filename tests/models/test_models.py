@@ -9,15 +9,7 @@ from models.conditioning import Preference, fourier_features
 from models.entropy import SCALE_MAX, SCALE_MIN, SCALE_ROWS, bottleneck_probabilities, row_to_scale
 from models.macs import kmac_per_pixel
 from models.ugicm import UGICM, UGICMConfig, checkerboard
-
-SMALL_FAST = {"latent": 8, "hyper": 4, "fine": 8, "coarse": 8, "hyper_width": 8, "preference_hidden": 8}
-SMALL_BMSHJ = {"width": 8, "latent": 12, "preference_hidden": 8}
-
-
-def small(backbone: str) -> UGICM:
-    torch.manual_seed(3)
-    widths = SMALL_FAST if backbone == "fast" else SMALL_BMSHJ
-    return UGICM(UGICMConfig.named(backbone, 3, **widths))
+from tests.small import small
 
 
 def test_fast_stays_within_its_budget() -> None:

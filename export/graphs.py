@@ -1,0 +1,175 @@
+"""Torch wrappers to clean ONNX graphs, and the check of what came out."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from export.source import GraphSource
+from runtime.backends.onnxruntime import OnnxRuntime
+
+OPSET = 20
+SYMBOL_MAX = {"n": 64, "h": 1024, "w": 1024}
+CHECK_SIZES = ((2, 3, 1), (3, 1, 2))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of comparing a graph with PyTorch.
+
+    Attributes:
+        nodes: operators in the graph.
+        sizes: the sizes compared, as height × width in strides × batch.
+        difference: the largest absolute difference met.
+        tolerance: what is accepted.
+    """
+
+    nodes: int
+    sizes: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on three channels about things that are no business of the user's."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def export_graph(name: str, source: GraphSource) -> onnx.ModelProto:
+    """Exports a wrapper with dynamic sizes, names that a person can read, and no trace of this machine."""
+    dims = {symbol: torch.export.Dim(symbol, min=1, max=high) for symbol, high in SYMBOL_MAX.items()}
+    shapes = tuple(
+        {axis: int(text[:-1] or 1) * dims[text[-1]] for axis, text in axes.items()} or None for axes in source.dynamic
+    )
+    module = source.module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            source.example(2, 3, 2),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(source.inputs),
+            output_names=list(source.outputs),
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None
+    return clean(program.model_proto, name)
+
+
+def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Readable node names, no metadata, weights stored in half precision where that loses nothing."""
+    names: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    for node in model.graph.node:
+        scope = _scope(node)
+        label = f"{scope}/{node.op_type}" if scope else node.op_type
+        seen[label] = seen.get(label, 0) + 1
+        node.name = label if seen[label] == 1 else f"{label}_{seen[label]}"
+        for i, output in enumerate(node.output):
+            if output and output not in kept:
+                names[output] = node.name if i == 0 else f"{node.name}:{i}"
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for i, value in enumerate(values):
+                values[i] = names.get(value, value)
+    _name_sizes(model)
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.doc_string = ""
+    model.producer_name, model.producer_version = "ugicm", ""
+    model.graph.name, model.graph.doc_string = name, ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.functions[:]
+    store_halves(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """The path of the torch module that a node came from."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [s for s in ast.literal_eval(entry.value) if s]
+            return str(scopes[-2]) if len(scopes) > 1 else ""
+    return ""
+
+
+def _name_sizes(model: onnx.ModelProto) -> None:
+    """Calls the exporter's symbols of output sizes, such as s39, h and w as in the inputs."""
+    found: list[str] = []
+    dims = [d for value in model.graph.output for d in value.type.tensor_type.shape.dim]
+    for d in dims:
+        found += [s for s in re.findall(r"\bs\d+\b", d.dim_param) if s not in found]
+    for d in dims:
+        for symbol, name in zip(found, ("h", "w"), strict=False):
+            if d.dim_param:
+                d.dim_param = re.sub(rf"\b{symbol}\b", name, d.dim_param)
+
+
+def store_halves(model: onnx.ModelProto) -> None:
+    """Keeps fp32 weights that fp16 represents exactly as fp16 with a Cast, which backends fold when they load."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < 64 or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}/Cast", to=onnx.TensorProto.FLOAT)
+        )
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + nodes)
+
+
+def check_graph(name: str, model: onnx.ModelProto, source: GraphSource) -> Check:
+    """Runs a graph in ONNX Runtime against PyTorch at two sizes and batches."""
+    run = OnnxRuntime().load(model.SerializeToString(), name)
+    largest = 0.0
+    for height, width, batch in CHECK_SIZES:
+        inputs = source.example(height, width, batch)
+        with torch.no_grad():
+            expected = source.module(*inputs).numpy().astype(np.float64)
+        found = run({k: v.numpy() for k, v in zip(source.inputs, inputs, strict=True)})[0]
+        difference = np.abs(found.astype(np.float64) - expected).max() if found.shape == expected.shape else math.inf
+        largest = max(largest, float(difference) if math.isfinite(difference) else math.inf)
+    sizes = ", ".join(f"{h}×{w}×{n}" for h, w, n in CHECK_SIZES)
+    return Check(len(model.graph.node), sizes, largest, source.tolerance)

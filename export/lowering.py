@@ -1,0 +1,105 @@
+"""Rewrites of torch modules before export, each exact up to the order of summation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class FoldedGDN(nn.Module):
+    """GDN with its reparametrisation computed once: x / sqrt(beta + gamma x²), or x * sqrt(…) when inverse."""
+
+    def __init__(self, beta: Tensor, gamma: Tensor, inverse: bool) -> None:
+        super().__init__()
+        self.norm = nn.Conv2d(gamma.shape[1], gamma.shape[0], 1)
+        self.norm.weight.data = gamma.detach().clone()[:, :, None, None]
+        assert self.norm.bias is not None
+        self.norm.bias.data = beta.detach().clone()
+        self.inverse = inverse
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.sqrt(self.norm(x * x))
+        return x * norm if self.inverse else x / norm
+
+
+def fold_gdn(gdn: nn.Module) -> FoldedGDN:
+    """compressai's GDN to its folded form."""
+    beta = gdn.beta_reparam(gdn.beta)  # type: ignore[operator]
+    gamma = gdn.gamma_reparam(gdn.gamma)  # type: ignore[operator]
+    return FoldedGDN(beta, gamma, bool(gdn.inverse))
+
+
+def strided(factor: int, conv: nn.Conv2d) -> nn.Conv2d:
+    """PixelUnshuffle(factor) and a stride-1 convolution as one convolution of that stride.
+
+    The kernel's tap (u, v) on unshuffled channel c·f² + i·f + j is the tap (u·f + i, v·f + j) on channel c.
+    """
+    out_channels, channels, k, _ = conv.weight.shape
+    channels //= factor * factor
+    merged = nn.Conv2d(
+        channels,
+        out_channels,
+        k * factor,
+        stride=factor,
+        padding=int(conv.padding[0]) * factor,
+        bias=conv.bias is not None,
+    )
+    w = conv.weight.detach().reshape(out_channels, channels, factor, factor, k, k)
+    merged.weight.data = w.permute(0, 1, 4, 2, 5, 3).reshape(merged.weight.shape).clone()
+    if conv.bias is not None and merged.bias is not None:
+        merged.bias.data = conv.bias.detach().clone()
+    return merged
+
+
+def shuffled(deconv: nn.ConvTranspose2d) -> nn.Sequential:
+    """A 5×5 transposed convolution of stride 2 as a 3×3 convolution to four phases and a pixel shuffle.
+
+    Output 2m + a collects input m + d, d in -1..1, through tap k = a + 2 - 2d where 0 <= k <= 4.
+
+    Raises:
+        ValueError: another kernel, stride, padding or grouping.
+    """
+    geometry = (deconv.kernel_size, deconv.stride, deconv.padding, deconv.output_padding, deconv.groups)
+    if geometry != ((5, 5), (2, 2), (2, 2), (1, 1), 1):
+        raise ValueError(f"a transposed convolution of another kind than 5×5, stride 2: {deconv}")
+    channels, out_channels = deconv.weight.shape[:2]
+    weight = torch.zeros(out_channels, 2, 2, channels, 3, 3)
+    source = deconv.weight.detach().permute(1, 0, 2, 3)
+    for a in range(2):
+        for b in range(2):
+            for u in range(3):
+                for v in range(3):
+                    k, m = a + 4 - 2 * u, b + 4 - 2 * v
+                    if 0 <= k <= 4 and 0 <= m <= 4:
+                        weight[:, a, b, :, u, v] = source[:, :, k, m]
+    conv = nn.Conv2d(channels, 4 * out_channels, 3, padding=1, bias=deconv.bias is not None)
+    conv.weight.data = weight.reshape(conv.weight.shape)
+    if deconv.bias is not None and conv.bias is not None:
+        conv.bias.data = deconv.bias.detach().repeat_interleave(4)
+    return nn.Sequential(conv, nn.PixelShuffle(2))
+
+
+def lower(modules: Iterable[nn.Module]) -> nn.Sequential:
+    """A chain of modules with every rewrite of this file applied where it fits, nested modules included."""
+    chain = list(modules)
+    out: list[nn.Module] = []
+    while chain:
+        module = chain.pop(0)
+        if isinstance(module, nn.PixelUnshuffle) and chain and isinstance(chain[0], nn.Conv2d):
+            out.append(strided(module.downscale_factor, chain.pop(0)))  # type: ignore[arg-type]
+        else:
+            out.append(lower_one(module))
+    return nn.Sequential(*out)
+
+
+def lower_one(module: nn.Module) -> nn.Module:
+    """One module rewritten; containers of known kinds are rewritten inside."""
+    if isinstance(module, nn.ConvTranspose2d):
+        return shuffled(module)
+    if type(module).__name__ == "GDN":
+        return fold_gdn(module)
+    if isinstance(module, nn.Sequential):
+        return lower(module)
+    return module

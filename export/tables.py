@@ -1,0 +1,69 @@
+"""Probabilities to the integer frequencies of the bundle: computed once, here, and never at decode time."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erfc
+
+TOTAL = 1 << 24
+
+
+def integer_row(probabilities: np.ndarray, escape: float) -> np.ndarray:
+    """Frequencies of a row, its escape last: each at least 1, summing to 2^24.
+
+    Args:
+        probabilities: (n,) of the symbols inside the support, any positive sum.
+        escape: probability of everything outside it.
+    """
+    shares = np.append(np.maximum(probabilities, 0.0), max(escape, 0.0))
+    shares = shares / shares.sum()
+    frequencies = np.floor(shares * (TOTAL - len(shares))).astype(np.int64) + 1
+    frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
+    return frequencies.astype(np.uint32)
+
+
+def gaussian_row(scale: float, tail: float = 1e-7) -> tuple[np.ndarray, int]:
+    """(frequencies, offset) of round(x), x normal with mean 0 and a standard deviation.
+
+    The support leaves at most `tail` on either side.
+    """
+    reach = 1
+    while 0.5 * erfc((reach + 0.5) / scale / np.sqrt(2)) > tail:
+        reach += 1
+    values = np.abs(np.arange(-reach, reach + 1))
+    upper = 0.5 * erfc((values - 0.5) / scale / np.sqrt(2))
+    lower = 0.5 * erfc((values + 0.5) / scale / np.sqrt(2))
+    outside = erfc((reach + 0.5) / scale / np.sqrt(2))
+    return integer_row(upper - lower, float(outside)), -reach
+
+
+def gaussian_tables(scales: np.ndarray, skip_below: float) -> dict[str, np.ndarray]:
+    """The `y_*` arrays. Rows whose symbols are non-zero with less than a probability are skipped."""
+    rows = []
+    for scale in scales:
+        nonzero = erfc(0.5 / scale / np.sqrt(2))
+        rows.append((np.zeros(0, np.uint32), 0) if nonzero < skip_below else gaussian_row(float(scale)))
+    return _arrays("y", rows)
+
+
+def factorised_tables(probabilities: np.ndarray, name: str = "z", tail: float = 1e-7) -> dict[str, np.ndarray]:
+    """The `z_*` (or `y_*`) arrays from (channels, 2·reach + 1) probabilities of n = -reach..reach, a row a channel.
+
+    The support of a channel drops on either side what holds at most `tail`.
+    """
+    reach = probabilities.shape[1] // 2
+    rows = []
+    for p in probabilities:
+        first = int(np.searchsorted(np.cumsum(p), tail))
+        last = len(p) - int(np.searchsorted(np.cumsum(p[::-1]), tail))
+        first, last = (first, last) if first < last else (reach, reach + 1)
+        rows.append((integer_row(p[first:last], 1.0 - float(p[first:last].sum())), first - reach))
+    return _arrays(name, rows)
+
+
+def _arrays(name: str, rows: list[tuple[np.ndarray, int]]) -> dict[str, np.ndarray]:
+    return {
+        f"{name}_frequencies": np.concatenate([np.zeros(0, np.uint32), *(frequencies for frequencies, _ in rows)]),
+        f"{name}_lengths": np.array([len(frequencies) for frequencies, _ in rows], np.int32),
+        f"{name}_offsets": np.array([offset for _, offset in rows], np.int32),
+    }

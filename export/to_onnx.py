@@ -1,0 +1,217 @@
+"""`python -m export.to_onnx CHECKPOINT [-o BUNDLE]`: a checkpoint to a bundle, checked.
+
+Writes the graphs, the integer hyper-synthesis with its proof, the entropy tables and the manifest, after every
+graph has been compared with PyTorch in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from calibration.emit import to_onnx
+from rich.console import Console
+from rich.table import Table
+
+from calibration.integer import CalibrationError, make_integer
+from calibration.ranges import prior_samples
+from export.checkpoint import CheckpointError, load
+from export.graphs import Check, check_graph, export_graph
+from export.source import Source
+from export.tables import factorised_tables, gaussian_tables
+from export.write import check_replaceable, golden_vectors, write_bundle
+from runtime.backends.onnxruntime import OnnxRuntime
+from runtime.exact import ExactNetwork
+from runtime.images import read_image
+
+SKIP_BELOW = 1e-4
+BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 12), "activation_bits": (4, 8)}
+
+
+class ExportError(Exception):
+    """An export that must not be used; the message says why."""
+
+
+def calibration_samples(source: Source, images: list[Path]) -> np.ndarray:
+    """(N, Nz, h, w) integer `z`: of images at every third quality where there are any, else of the learned prior."""
+    if not images:
+        return prior_samples(source.z_probabilities)
+    samples = []
+    for path in images:
+        pixels = read_image(path)
+        height, width = (min(s // source.stride, 8) * source.stride for s in pixels.shape[:2])
+        if not height or not width:
+            raise ExportError(f"{path}: smaller than {source.stride}×{source.stride}; give larger calibration images")
+        x = torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1).float() / 255
+        for quality in range(0, source.qualities, 3):
+            z = source.analyse(x, quality)
+            samples.append(z[:, :, : z.shape[2], : z.shape[3]])
+    height, width = (min(z.shape[axis] for z in samples) for axis in (2, 3))
+    return np.concatenate([z[:, :, :height, :width] for z in samples])
+
+
+def integer_hyper_synthesis(source: Source, samples: np.ndarray, **bits: int) -> ExactNetwork:
+    """`h_s` as integers; `bits` are those arguments of `make_integer`. Raises CalibrationError without a proof."""
+    h_s = source.hyper_synthesis
+    return make_integer(
+        h_s.layers,
+        scale_channels=source.latent_channels,
+        head=h_s.head,
+        rows=len(source.scales),
+        scales=source.scales,
+        scale_bounds=source.scales[:-1] if h_s.head == "linear" else None,
+        samples=samples,
+        input_limit=source.z_probabilities.shape[1] // 2,
+        medians=h_s.medians,
+        **bits,
+    )
+
+
+def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]) -> Check:
+    """The `h_s` graph in ONNX Runtime against the integers: nothing may differ."""
+    import onnx
+
+    run = OnnxRuntime().load(model, "h_s")
+    different = 0.0
+    count = sum(name.startswith("z") for name in golden)
+    for i in range(count):
+        outputs = run({"z": golden[f"z{i}"].astype(np.float32)})
+        for found, name in zip(outputs, ("scale_index", "mean"), strict=False):
+            different += float(np.count_nonzero(found != golden[f"{name}{i}"]))
+    nodes = len(onnx.load_model_from_string(model).graph.node)
+    return Check(nodes, f"{count} golden vectors", different, 0.0)
+
+
+def export_bundle(
+    source: Source,
+    output: Path,
+    part: str = "both",
+    calibration_images: list[Path] | None = None,
+    bits: dict[str, int] | None = None,
+    console: Console | None = None,
+) -> str:
+    """Writes the bundle of a source after every check has passed; returns its codec id (16 hexadecimal digits).
+
+    Raises:
+        ExportError: a graph differs from PyTorch by more than its tolerance, or cannot be proved exact.
+    """
+    console = console or Console(quiet=True)
+    try:
+        check_replaceable(output)
+    except FileExistsError as error:
+        raise ExportError(str(error)) from error
+    try:
+        exact = integer_hyper_synthesis(source, calibration_samples(source, calibration_images or []), **(bits or {}))
+    except CalibrationError as error:
+        raise ExportError(f"the exact path was refused: {error}") from error
+    golden = golden_vectors(exact, source.z_probabilities)
+    h_s = to_onnx(exact, "qdq").SerializeToString()
+    outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)
+    graphs: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {"h_s": (h_s, ("z",), outputs)}
+    checks = {"h_s": check_exact(h_s, exact, golden)}
+    for name, graph in source.graphs.items():
+        model = export_graph(name, graph)
+        graphs[name] = (model.SerializeToString(), graph.inputs, graph.outputs)
+        checks[name] = check_graph(name, model, graph)
+    _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})
+    _print_proof(console, exact)
+    failed = [f"{name} by {c.difference:g} (tolerance {c.tolerance:g})" for name, c in checks.items() if not c.passed]
+    if failed:
+        raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")
+    tables = {
+        **gaussian_tables(source.scales, SKIP_BELOW),
+        **factorised_tables(source.z_probabilities),
+        "gain": source.gain.astype(np.float32),
+        "inverse_gain": source.inverse_gain.astype(np.float32),
+        **{f"condition_{name}": v.astype(np.float32) for name, (_, v) in source.conditions.items()},
+    }
+    fields = {
+        "architecture": source.architecture,
+        "precision": "fp32",
+        "stride": source.stride,
+        "latent_stride": source.latent_stride,
+        "latent_channels": source.latent_channels,
+        "hyper_channels": source.hyper_channels,
+        "qualities": source.qualities,
+        "conditions": {name: beta for name, (beta, _) in source.conditions.items()},
+        "context": source.context,
+        "context_digest": source.context_digest,
+        "model": source.model,
+    }
+    try:
+        return write_bundle(output, graphs, tables, exact, golden, fields, part).codec_id
+    except OSError as error:
+        raise ExportError(str(error)) from error
+
+
+def _print_checks(console: Console, checks: dict[str, Check], sizes: dict[str, int]) -> None:
+    table = Table("graph", "nodes", "kB", "compared at", "largest difference", "tolerance", "")
+    for name, c in checks.items():
+        verdict = "ok" if c.passed else "DIFFERS"
+        size = f"{sizes[name] / 1000:.0f}"
+        table.add_row(name, str(c.nodes), size, c.sizes, f"{c.difference:.2g}", f"{c.tolerance:g}", verdict)
+    console.print(table)
+
+
+def _print_proof(console: Console, exact: ExactNetwork) -> None:
+    table = Table("exact layer", "largest possible |accumulator|", "of 2^24")
+    for bound in exact.bounds():
+        table.add_row(bound.name, str(bound.accumulator), f"{bound.accumulator / 2**24:.1%}")
+    console.print(table)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(prog="python -m export.to_onnx", description=__doc__)
+    p.add_argument("checkpoint", type=Path, help="a checkpoint written by training.train")
+    p.add_argument("-o", "--output", type=Path, help="the bundle's folder (default: CHECKPOINT without its suffix)")
+    p.add_argument("--part", choices=("encoder", "decoder", "both"), default="both", help="the half to write")
+    p.add_argument(
+        "--calibration-images",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="ranges from these images",
+    )
+    for name, (low, high) in BITS.items():
+        option = f"--{name.replace('_', '-')}"
+        p.add_argument(option, type=int, choices=range(low, high + 1), metavar=f"{low}..{high}", help="exact path")
+    return p.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    output = args.output or args.checkpoint.with_suffix("")
+    if output == args.checkpoint:
+        output = args.checkpoint.with_name(args.checkpoint.name + ".bundle")
+    started = time.perf_counter()
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    try:
+        source = load(args.checkpoint)
+        model = source.model
+        console.print(f"{source.architecture}: {model.get('parameters', 0):,} parameters, ", end="")
+        kmac = model.get("kmac_per_pixel", {})
+        console.print(f"{kmac.get('encode', 0)} kMAC/pixel to encode, {kmac.get('decode', 0)} to decode")
+        codec_id = export_bundle(
+            source,
+            output,
+            args.part,
+            args.calibration_images,
+            {name: value for name in BITS if (value := getattr(args, name)) is not None},
+            console,
+        )
+    except (CheckpointError, ExportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = sum(f.stat().st_size for f in output.iterdir()) / 1e6
+    print(f"success {time.perf_counter() - started:.1f} s, codec {codec_id}, saved as {output} ({size:.1f} MB)")
+    print(f"next: python -m runtime.encode IMAGE -o OUT.ugic --bundle {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

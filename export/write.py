@@ -1,0 +1,135 @@
+"""Writes a bundle: whole, or not at all; the same source gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from runtime.bundle import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest, codec_id
+from runtime.exact import ExactNetwork
+from runtime.range_coder import Tables
+
+ENCODER = ("g_a", "h_a", "h_s", "context")
+DECODER = ("h_s", "context", "g_s_trunk", "g_s", "condition")
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A compressed `.npz` with fixed time stamps and order."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(arrays):
+            data = io.BytesIO()
+            np.lib.format.write_array(data, np.asarray(arrays[name], order="C"), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data.getvalue())
+    return out.getvalue()
+
+
+def golden_vectors(exact: ExactNetwork, z_probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Inputs of the exact path and what must come out: samples of the prior at several sizes, and the extremes."""
+    rng = np.random.default_rng(20240229)
+    reach = z_probabilities.shape[1] // 2
+    cumulative = np.cumsum(z_probabilities / z_probabilities.sum(1, keepdims=True), axis=1)
+    arrays: dict[str, np.ndarray] = {}
+    inputs = []
+    for height, width in ((1, 1), (3, 5), (8, 12)):
+        uniform = rng.random((len(cumulative), height, width))
+        z = np.stack([np.searchsorted(c, u) for c, u in zip(cumulative, uniform, strict=True)]) - reach
+        inputs.append(z[None])
+    limit = exact.input_limit
+    shape = (1, len(cumulative), 4, 3)
+    inputs.append(rng.integers(-limit, limit + 1, shape))
+    inputs.append(rng.choice([-limit, limit], shape))
+    for i, z in enumerate(inputs):
+        z = np.clip(z, -limit, limit).astype(np.int16)
+        scale_index, means = exact.run(z.astype(np.int32))
+        arrays[f"z{i}"] = z
+        arrays[f"scale_index{i}"] = scale_index
+        if means is not None:
+            arrays[f"mean{i}"] = (means * 2.0**-exact.mean_fraction_bits).astype(np.float32)
+    return arrays
+
+
+def write_bundle(
+    folder: Path,
+    graphs: Mapping[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]],
+    tables: Mapping[str, np.ndarray],
+    exact: ExactNetwork | None,
+    golden: Mapping[str, np.ndarray],
+    manifest: Mapping[str, object],
+    part: str = "both",
+) -> Manifest:
+    """Writes the files of a part and the manifest that names them, replacing a bundle that is there.
+
+    Args:
+        folder: the bundle's folder; one that holds anything but a bundle is not touched.
+        graphs: name → (ONNX bytes, input names, output names).
+        tables, exact, golden: the arrays; no exact network and no golden vectors for a codec without a hyperprior.
+        manifest: the remaining fields of the manifest.
+        part: "both", "encoder" or "decoder".
+
+    Raises:
+        FileExistsError: `folder` is a file or holds something that is no bundle.
+    """
+    wanted = {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
+    contents = {f"{name}.onnx": data for name, (data, _, _) in graphs.items() if name in wanted}
+    contents["tables.npz"] = npz_bytes(tables)
+    if exact is not None:
+        contents["exact.npz"] = npz_bytes(exact.to_arrays())
+        contents["golden.npz"] = npz_bytes(golden)
+    y, z = (Tables.from_arrays(*(tables[f"{t}_{c}"] for c in ("frequencies", "lengths", "offsets"))) for t in "yz")
+    keys = ("stride", "latent_stride", "latent_channels", "hyper_channels")
+    geometry = tuple(int(str(manifest[k])) for k in keys)
+    full = Manifest(
+        format=FORMAT,
+        codec_id=codec_id(y, z, exact, str(manifest["context_digest"]), geometry),  # type: ignore[arg-type]
+        part=part,
+        graphs={
+            name: GraphEntry(f"{name}.onnx", inputs, outputs)
+            for name, (_, inputs, outputs) in graphs.items()
+            if name in wanted
+        },
+        proof=[{"layer": b.name, "largest_accumulator": b.accumulator} for b in (exact.bounds() if exact else [])],
+        files={n: FileEntry(hashlib.sha256(d).hexdigest(), len(d)) for n, d in sorted(contents.items())},
+        **manifest,  # type: ignore[arg-type]
+    )
+    contents[MANIFEST] = full.to_json().encode()
+    _replace_folder(folder, contents)
+    return full
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises FileExistsError if `folder` is a file or holds something that is no bundle."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file; give another name with -o")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise FileExistsError(f"{folder}: holds something that is no bundle; give another name with -o")
+
+
+def _replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        for name, data in contents.items():
+            (temporary / name).write_bytes(data)
+        if folder.is_dir():
+            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,68 @@
+"""Files of every released format version, decoded by the runtime and by the reference decoder."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import Codec, bitstream
+from runtime.range_coder import Tables
+from tests.golden.make import main
+from tests.reference import decoder
+
+HERE = Path(__file__).parent
+FILES = sorted(HERE.glob("v*/*.ugic"))
+
+
+@pytest.fixture(scope="module")
+def codecs() -> dict[str, Codec]:
+    return {p.parent.name: Codec.from_bundle(p, threads=1) for p in HERE.glob("v*/bundle")}
+
+
+def test_there_are_files_of_every_version() -> None:
+    assert {f.parent.name for f in FILES} == {f"v{n}" for n in range(1, bitstream.VERSION + 1)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_golden_files_decode(path: Path, codecs: dict[str, Codec]) -> None:
+    expected = json.loads((path.parent / "expected.json").read_text())[path.name]
+    data = path.read_bytes()
+    assert zlib.crc32(data) == expected["crc32"]
+    height, width = map(int, path.stem.split("-")[0].split("x"))
+    codec = codecs[path.parent.name]
+    for condition in ("human", "machine"):
+        image = codec.decode(data, condition)
+        assert image.shape == (height, width, 3)
+        assert abs(float(image.mean()) - expected[f"mean_{condition}"]) < 0.1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_the_reference_decoder_reads_the_same_symbols(path: Path, codecs: dict[str, Codec]) -> None:
+    """From the specification, the integer tables and the integer network alone: no constriction, no ONNX."""
+    bundle = codecs[path.parent.name].bundle
+    assert bundle.exact is not None
+    stream = bitstream.parse(path.read_bytes())
+    stride = bundle.manifest.stride
+    shape = (1, bundle.manifest.hyper_channels, -(-stream.height // stride), -(-stream.width // stride))
+    z_rows = np.repeat(np.arange(shape[1]), shape[2] * shape[3])
+    z = read([stream.z], z_rows, bundle.z_tables).reshape(shape)
+    scale_index, _ = bundle.exact.run(z)
+    y = read(list(stream.y), scale_index.ravel(), bundle.y_tables)
+    assert bitstream.symbol_checksum(z, y) == stream.symbol_checksum
+
+
+def read(streams: list[bytes], rows: np.ndarray, tables: Tables) -> np.ndarray:
+    lengths = tables.lengths.tolist()
+    ends = np.cumsum(lengths).tolist()
+    frequencies = [tables.frequencies[end - n : end].tolist() for n, end in zip(lengths, ends, strict=True)]
+    symbols = decoder.decode_symbols(streams, rows.tolist(), frequencies, tables.offsets.tolist())
+    return np.array(symbols, np.int64).astype(np.int32)
+
+
+def test_golden_files_are_never_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main() == 2
+    assert "never replaced" in capsys.readouterr().err

@@ -1,0 +1,33 @@
+"""Small models with random weights, of both backbones."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.ugicm import UGICM, UGICMConfig
+
+WIDTHS = {
+    "fast": {"latent": 8, "hyper": 4, "fine": 8, "coarse": 8, "hyper_width": 8, "preference_hidden": 8},
+    "bmshj2018": {"width": 8, "latent": 12, "preference_hidden": 8},
+}
+
+
+def small(backbone: str) -> UGICM:
+    """A small model as it is before training, three qualities."""
+    torch.manual_seed(3)
+    return UGICM(UGICMConfig.named(backbone, 3, **WIDTHS[backbone]))
+
+
+def lively(backbone: str) -> UGICM:
+    """A small model whose latents, scales and conditions are not all alike, two qualities."""
+    torch.manual_seed(11)
+    model = UGICM(UGICMConfig.named(backbone, 2, **WIDTHS[backbone]))
+    nn.init.normal_(model.preference.project.weight, std=0.5)
+    with torch.no_grad():
+        model.log_gain += 1.5
+        last = [m for m in model.h_s.modules() if isinstance(m, nn.Conv2d)][-1]
+        last.weight.mul_(3)
+        m = model.config.widths.latent
+        last.bias[:m] = torch.linspace(-2, 30, m) if backbone == "fast" else torch.linspace(0, 4, m)
+    return model
