@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class ImagenetTeacher(nn.Module):
                     if name != "graph"
                 }
             )
-        self.operations = [op for op in graph["ops"] if op["op"] in ("conv", "dw", "add")]
+        features = takewhile(lambda op: op["op"] in ("conv", "dw", "add"), graph["ops"])  # up to the pooling
+        self.operations: list[dict[str, Any]] = list(features)
         self.input, self.multiply, self.add = graph["input"], graph["in_mul"], graph["in_add"]
         step = len(self.operations) / TAPS
         self.taps = {self.operations[round((i + 1) * step) - 1]["out"] for i in range(TAPS)}

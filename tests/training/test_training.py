@@ -114,6 +114,7 @@ def write_teacher(path: Path) -> None:
         {"op": "dw", "w": "w1", "b": "b1", "stride": 1, "same": True, "act": 1, "in": [1], "out": 2},
         {"op": "add", "act": 0, "in": [1, 2], "out": 3},
         {"op": "gap", "act": 0, "in": [3], "out": 4},
+        {"op": "conv", "w": "w0", "b": "b0", "stride": 1, "same": True, "act": 0, "in": [4], "out": 5},
     ]
     graph = json.dumps({"input": 0, "in_mul": 2.0, "in_add": -1.0, "ops": ops}).encode()
     shapes = {"w0": (4, 3, 3, 3), "b0": (4,), "w1": (4, 1, 3, 3), "b1": (4,)}
