@@ -33,7 +33,7 @@ from runtime.exact import ExactNetwork
 from training.checkpoint import rebuild
 from training.data import image_files, read_rgb
 
-WIDTHS = {"7/10/8": (7, 10, 8), "8/10/8": (8, 10, 8), "7/7/7": (7, 7, 7), "9/10/10": (9, 10, 10)}
+WIDTHS = {"7/10/8": (7, 10, 8), "8/10/8": (8, 10, 8), "7/10/7": (7, 10, 7), "9/10/10": (9, 10, 10)}
 """Weight bits of the hidden layers and of the last, activation bits."""
 
 

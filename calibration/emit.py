@@ -95,9 +95,7 @@ def _bytes_fit(low: int, high: int) -> bool:
     return max(high, 0) - min(low, 0) <= 255
 
 
-def _hidden(
-    graph: _Graph, name: str, layer: ExactLayer, x: _Tensor, inputs: tuple[Array, Array], qdq: bool
-) -> _Tensor:
+def _hidden(graph: _Graph, name: str, layer: ExactLayer, x: _Tensor, inputs: tuple[Array, Array], qdq: bool) -> _Tensor:
     """A layer but the last: int8 where that form is asked for and everything fits it, else float."""
     low, high, first = int(layer.low.min()), int(layer.high.max()), int(inputs[0].min())
     uniform = bool(np.all(layer.low == low) and np.all(layer.high == high))
@@ -121,13 +119,7 @@ def _head(graph: _Graph, name: str, network: ExactNetwork, layer: ExactLayer, x:
     scales, part = _channels(layer, slice(0, scales_end)), f"{name}/scale"
     top = int(scales.high.max())
     uniform = bool(np.all(scales.low == 0) and np.all(scales.high == top))
-    if (
-        qdq
-        and x.zero_point is not None
-        and uniform
-        and network.scale_table is None
-        and layer.weight.dtype == np.int8
-    ):
+    if qdq and x.zero_point is not None and uniform and network.scale_table is None and layer.weight.dtype == np.int8:
         y = _quantised(graph, f"{part}/quantise", _convolve(graph, part, scales, x), 0)
         out = _shuffle(graph, part, scales, _clip_bytes(graph, part, y, 0, top).name)
         graph.node("Identity", "scale_index", out)
@@ -161,9 +153,7 @@ def _convolve(graph: _Graph, name: str, layer: ExactLayer, x: _Tensor) -> str:
     """The convolution times 2^-shift, not yet rounded; between Q and DQ where x is uint8."""
     scale = np.exp2(-layer.shift.astype(np.float32))
     if x.zero_point is None:
-        weight = graph.constant(
-            f"{name}/weight", layer.weight.astype(np.float32) * scale[:, None, None, None]
-        )
+        weight = graph.constant(f"{name}/weight", layer.weight.astype(np.float32) * scale[:, None, None, None])
         bias = graph.constant(f"{name}/bias", layer.bias.astype(np.float32) * scale)
         source = x.name
     else:
@@ -176,9 +166,7 @@ def _convolve(graph: _Graph, name: str, layer: ExactLayer, x: _Tensor) -> str:
         bias = graph.node("DequantizeLinear", f"{name}/bias", stored, step, none32, axis=0)
         source = _floats(graph, x).name
     size = layer.weight.shape[2]
-    return graph.node(
-        "Conv", name, source, weight, bias, kernel_shape=[size] * 2, pads=[size // 2] * 4, strides=[1, 1]
-    )
+    return graph.node("Conv", name, source, weight, bias, kernel_shape=[size] * 2, pads=[size // 2] * 4, strides=[1, 1])
 
 
 def _requantise(graph: _Graph, name: str, low: Array, high: Array, x: str) -> str:
@@ -186,13 +174,11 @@ def _requantise(graph: _Graph, name: str, low: Array, high: Array, x: str) -> st
     out = graph.node("Round", f"{name}/round", x)
     if np.all(low == low[0]) and np.all(high == high[0]):
         ends = [
-            graph.constant(f"{name}/{end}", np.asarray(v[0], np.float32))
-            for end, v in (("low", low), ("high", high))
+            graph.constant(f"{name}/{end}", np.asarray(v[0], np.float32)) for end, v in (("low", low), ("high", high))
         ]
         return graph.node("Clip", f"{name}/clip", out, *ends)
     ends = [
-        graph.constant(f"{name}/{e}", v.astype(np.float32)[:, None, None])
-        for e, v in (("low", low), ("high", high))
+        graph.constant(f"{name}/{e}", v.astype(np.float32)[:, None, None]) for e, v in (("low", low), ("high", high))
     ]
     return graph.node("Min", f"{name}/clip", graph.node("Max", f"{name}/clip_low", out, ends[0]), ends[1])
 
@@ -200,13 +186,9 @@ def _requantise(graph: _Graph, name: str, low: Array, high: Array, x: str) -> st
 def _look_up(graph: _Graph, name: str, x: str, table: Array, low: int) -> str:
     """table[x - low] for integer-valued floats."""
     if low:
-        x = graph.node(
-            "Sub", f"{name}/entry", x, graph.constant(f"{name}/first", np.asarray(low, np.float32))
-        )
+        x = graph.node("Sub", f"{name}/entry", x, graph.constant(f"{name}/first", np.asarray(low, np.float32)))
     entry = graph.node("Cast", f"{name}/entry_integer", x, to=TensorProto.INT32)
-    return graph.node(
-        "Gather", f"{name}/look_up", graph.constant(f"{name}/table", table.astype(np.float32)), entry
-    )
+    return graph.node("Gather", f"{name}/look_up", graph.constant(f"{name}/table", table.astype(np.float32)), entry)
 
 
 def _shuffle(graph: _Graph, name: str, layer: ExactLayer, x: str) -> str:
@@ -241,8 +223,5 @@ def _clip_bytes(graph: _Graph, name: str, x: _Tensor, low: int, high: int) -> _T
     zero = x.zero_point or 0
     if low + zero <= 0 and high + zero >= 255:
         return x
-    ends = [
-        graph.constant(f"{name}/{e}", np.asarray(v + zero, np.uint8))
-        for e, v in (("low", low), ("high", high))
-    ]
+    ends = [graph.constant(f"{name}/{e}", np.asarray(v + zero, np.uint8)) for e, v in (("low", low), ("high", high))]
     return _Tensor(graph.node("Clip", f"{name}/clip", x.name, *ends), zero)

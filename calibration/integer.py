@@ -28,10 +28,12 @@ from runtime.exact import EXACT_LIMIT, ExactLayer, ExactNetwork
 
 __all__ = ["HEADROOMS", "CalibrationError", "FloatLayer", "float_run", "make_integer"]
 
-HEADROOMS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-"""Clip levels to choose from, as multiples of a channel's largest sample."""
+HEADROOMS = (1.0, 1.5, 2.0, 3.0)
+"""Clip levels to choose from, as multiples of a channel's largest sample. Never less than that: images at the
+highest quality exceed what samples show, most of all samples of the prior, and clipping them costs percents
+of their rate."""
 
-_TOLERANCE = 5e-5  # bits a symbol that a wider range may cost; about 0.01 % at the lowest useful rates
+_TOLERANCE = 2e-4  # bits a symbol that a layer's wider range may cost: hundredths of a percent of the rate
 _POSITIONS = 1024  # of `z` that the choice of ranges and the correction of biases look at
 
 
@@ -177,7 +179,7 @@ def make_integer(
         coded_means = values[:, scale_channels:] * 2.0**-mean_fraction_bits
         return float(excess_bits(log_reference, mean_reference, log_scales[index], coded_means).mean())
 
-    headrooms = [1.5] * (len(layers) - 1)
+    headrooms = [HEADROOMS[-1]] * (len(layers) - 1)
     for i in range(len(headrooms)):
         costs = [cost([*headrooms[:i], h, *headrooms[i + 1 :]]) for h in HEADROOMS]
         allowed = min(costs) + _TOLERANCE
@@ -218,9 +220,7 @@ def _with_ones(layer: FloatLayer, medians: Float, bits: int, input_limit: int) -
     return replace(layer, weight=np.concatenate([weight, carried / ones], 1)), ones
 
 
-def _check(
-    layers: Sequence[FloatLayer], scale_channels: int, head: str, rows: int, scale_bounds: Float | None
-) -> None:
+def _check(layers: Sequence[FloatLayer], scale_channels: int, head: str, rows: int, scale_bounds: Float | None) -> None:
     """Raises CalibrationError for arguments that contradict each other."""
     if not layers:
         raise CalibrationError("no layers")
@@ -232,9 +232,7 @@ def _check(
     last = layers[-1]
     outputs = len(last.bias) // last.upsample**2
     if outputs not in (scale_channels, 2 * scale_channels):
-        raise CalibrationError(
-            f"the last layer yields {outputs} channels, not {scale_channels} or twice as many"
-        )
+        raise CalibrationError(f"the last layer yields {outputs} channels, not {scale_channels} or twice as many")
     if last.activation != "none" and (last.activation != "relu" or outputs != scale_channels):
         raise CalibrationError(f"the last layer cannot end in {last.activation} with means among its outputs")
     if head not in ("row", "linear") or (head == "linear") != (scale_bounds is not None):

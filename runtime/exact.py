@@ -71,21 +71,14 @@ class ExactLayer:
 
     def __post_init__(self) -> None:
         w = self.weight
-        if (
-            w.dtype not in (np.int8, np.int16)
-            or w.ndim != 4
-            or w.shape[2] != w.shape[3]
-            or w.shape[2] % 2 == 0
-        ):
+        if w.dtype not in (np.int8, np.int16) or w.ndim != 4 or w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0:
             raise ValueError(f"weights {w.dtype} {w.shape} are not int8 or int16 (O, I, k, k) with k odd")
         if w.size == 0:
             raise ValueError(f"weights of shape {w.shape} are empty")
         for name, dtype in _VECTORS.items():
             vector = getattr(self, name)
             if vector.dtype != dtype or vector.shape != w.shape[:1]:
-                raise ValueError(
-                    f"{name} {vector.dtype} {vector.shape} is not {np.dtype(dtype)} ({w.shape[0]},)"
-                )
+                raise ValueError(f"{name} {vector.dtype} {vector.shape} is not {np.dtype(dtype)} ({w.shape[0]},)")
         if np.any(np.abs(self.shift.astype(int)) > 24):
             raise ValueError("a shift lies outside -24..24")
         if np.any(self.low > self.high):
@@ -95,9 +88,7 @@ class ExactLayer:
         if self.table is not None:
             if np.any(self.low != self.low[0]) or np.any(self.high != self.high[0]):
                 raise ValueError("a layer with a table needs one range for all channels")
-            if self.table.dtype != np.int16 or self.table.shape != (
-                int(self.high[0]) - int(self.low[0]) + 1,
-            ):
+            if self.table.dtype != np.int16 or self.table.shape != (int(self.high[0]) - int(self.low[0]) + 1,):
                 raise ValueError("the table is not int16 with an entry for each value of low..high")
 
     @property
@@ -111,9 +102,7 @@ class ExactLayer:
             ends = [np.full(self.outputs, end(self.table), np.int64) for end in (np.min, np.max)]
             return ends[0], ends[1]
         shape = (self.outputs, self.upsample**2)
-        return self.low.reshape(shape).min(1).astype(np.int64), self.high.reshape(shape).max(1).astype(
-            np.int64
-        )
+        return self.low.reshape(shape).min(1).astype(np.int64), self.high.reshape(shape).max(1).astype(np.int64)
 
     def accumulator_bounds(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
         """Largest magnitude of any partial sum of each output channel, int64 (O,).
@@ -196,9 +185,7 @@ class ExactNetwork:
             raise ValueError("no layers")
         for i, (layer, following) in enumerate(zip(self.layers, self.layers[1:], strict=False)):
             if layer.outputs != following.weight.shape[1]:
-                raise ValueError(
-                    f"layer {i + 1} reads {following.weight.shape[1]} channels of {layer.outputs}"
-                )
+                raise ValueError(f"layer {i + 1} reads {following.weight.shape[1]} channels of {layer.outputs}")
         if self.z_channels < 1 or self.ones < 0 or not 0 < self.input_limit < 2**15:
             raise ValueError("no input channels, or ones or input_limit outside its range")
         last = self.layers[-1]
@@ -260,16 +247,12 @@ class ExactNetwork:
         for layer in self.layers:
             x = layer.run(x)
         scales, means = x[:, : self.scale_channels], x[:, self.scale_channels :]
-        index = (
-            scales.astype(np.uint8) if self.scale_table is None else self.scale_table[scales.astype(np.int64)]
-        )
+        index = scales.astype(np.uint8) if self.scale_table is None else self.scale_table[scales.astype(np.int64)]
         return index, means.astype(np.int32) if self.mean_channels else None
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """What a bundle stores; `from_arrays` reads it back."""
-        arrays: dict[str, NDArray[np.generic]] = {
-            name: np.asarray(getattr(self, name), "<i4") for name in _SCALARS
-        }
+        arrays: dict[str, NDArray[np.generic]] = {name: np.asarray(getattr(self, name), "<i4") for name in _SCALARS}
         if self.scale_table is not None:
             arrays["scale_table"] = self.scale_table
         for i, layer in enumerate(self.layers):

@@ -42,8 +42,7 @@ def joined(rng: np.random.Generator, scales: ExactLayer, means: ExactLayer | Non
     if means is None:
         return scales
     vectors = [
-        np.concatenate([getattr(scales, n), getattr(means, n)])
-        for n in ("weight", "bias", "shift", "low", "high")
+        np.concatenate([getattr(scales, n), getattr(means, n)]) for n in ("weight", "bias", "shift", "low", "high")
     ]
     return ExactLayer(*vectors, upsample=scales.upsample)
 
@@ -91,6 +90,6 @@ def random_z(seed: int, network: ExactNetwork, shape: tuple[int, int, int]) -> n
     size = (n, network.z_channels, h, w)
     quiet = np.rint(rng.laplace(0, 4, size))
     loud = rng.integers(-network.input_limit, network.input_limit + 1, size)
-    return np.clip(
-        np.where(rng.random(size) < 0.5, quiet, loud), -network.input_limit, network.input_limit
-    ).astype(np.int32)
+    return np.clip(np.where(rng.random(size) < 0.5, quiet, loud), -network.input_limit, network.input_limit).astype(
+        np.int32
+    )

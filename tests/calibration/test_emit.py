@@ -25,9 +25,7 @@ LEVELS = (
 )
 
 
-def session(
-    model: onnx.ModelProto, level: object, threads: int = 1, saved: Path | None = None
-) -> ort.InferenceSession:
+def session(model: onnx.ModelProto, level: object, threads: int = 1, saved: Path | None = None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
@@ -103,9 +101,7 @@ def operators(network: ExactNetwork, path: Path) -> collections.Counter[str]:
 
 def test_qdq_fuses_to_integer_convolutions(tmp_path: Path) -> None:
     found = operators(random_network(1), tmp_path / "a.onnx")
-    assert found["QLinearConv"] == 2 and found["Conv"] == 2, (
-        "hidden layers in int8, the wide last one in float"
-    )
+    assert found["QLinearConv"] == 2 and found["Conv"] == 2, "hidden layers in int8, the wide last one in float"
     found = operators(random_network(1, head_top=63, ones=True), tmp_path / "b.onnx")
     assert found["QLinearConv"] == 3 and found["Conv"] == 1, "8-bit scale channels in int8 too"
     found = operators(random_network(1, activation_bits=10), tmp_path / "c.onnx")

@@ -49,9 +49,7 @@ def excess(network: ExactNetwork, reference: np.ndarray, z: np.ndarray) -> float
     index, means = network.run(z)
     assert means is not None
     log_reference = np.interp(reference[:, :6], np.arange(64), log_scales)
-    ours = excess_bits(
-        log_reference, reference[:, 6:], log_scales[index], means * 2.0**-network.mean_fraction_bits
-    )
+    ours = excess_bits(log_reference, reference[:, 6:], log_scales[index], means * 2.0**-network.mean_fraction_bits)
     rounded = log_scales[np.clip(np.rint(reference[:, :6]), 0, 63).astype(int)]
     return float((ours - excess_bits(log_reference, reference[:, 6:], rounded, reference[:, 6:])).mean())
 
@@ -205,9 +203,7 @@ def test_default_weights_suit_kernels_that_add_pairs_in_int16() -> None:
 @pytest.mark.parametrize(("layer", "input_limit"), [(0, 127), (1, 15)])
 def test_a_bound_out_of_reach_names_the_layer(layer: int, input_limit: int) -> None:
     with pytest.raises(CalibrationError, match=f"h_s/conv{layer}: an accumulator"):
-        make_integer(
-            hyper_synthesis(0), scale_channels=6, samples=laplacian(0), input_limit=input_limit, limit=2**14
-        )
+        make_integer(hyper_synthesis(0), scale_channels=6, samples=laplacian(0), input_limit=input_limit, limit=2**14)
 
 
 def test_channels_that_never_fire_do_no_harm() -> None:
