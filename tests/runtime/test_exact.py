@@ -86,9 +86,7 @@ def test_no_input_exceeds_the_bound(seed: int, table: bool, ones: bool, signed: 
     for sign in (1, -1):
         best = np.where(sign * taps > 0, high[:, None, None], np.minimum(low, 0)[:, None, None])
         best = np.where((sign * taps > 0) | (low[:, None, None] < 0), best, 0)
-        reached.append(
-            (sign * taps * best).sum((1, 2, 3)) + np.maximum(sign * first.bias.astype(np.int64), 0)
-        )
+        reached.append((sign * taps * best).sum((1, 2, 3)) + np.maximum(sign * first.bias.astype(np.int64), 0))
     assert np.array_equal(np.maximum(*reached), bound)
     assert bounds[0].accumulator == bound.max() and bounds[0].name == "h_s/conv0"
 
