@@ -8,19 +8,26 @@ from typing import Any
 
 import torch
 
+from export.compressai_source import compressai_source
+from export.compressai_zoo import SERVED, ZooError, architecture_of, load_zoo, state_of
 from export.source import Source
 from export.ugicm import ugicm_source
 from models.ugicm import UGICM, UGICMConfig
 
 FORMAT = "ugicm-checkpoint-1"
+TAKEN = f"training.train, or CompressAI's {', '.join(SERVED)}"
 
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be served; the message says what was found and what is taken."""
 
 
-def load(path: Path) -> Source:
+def load(path: Path, architecture: str | None = None) -> Source:
     """Reads a checkpoint without executing anything in it.
+
+    Args:
+        path: the file.
+        architecture: of a CompressAI model, by name; None recognises it.
 
     Raises:
         CheckpointError: no such file, no checkpoint, or one of something else.
@@ -28,7 +35,7 @@ def load(path: Path) -> Source:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; give a checkpoint written by training.train") from error
+        raise CheckpointError(f"{path}: no such file; give a checkpoint of {TAKEN}") from error
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -39,25 +46,23 @@ def load(path: Path) -> Source:
         AttributeError,
     ) as error:
         raise CheckpointError(
-            f"{path}: not a checkpoint that loads with weights_only=True; give one written by training.train"
+            f"{path}: not a checkpoint that loads with weights_only=True; give one of {TAKEN}"
         ) from error
-    return recognise(values, path)
+    return recognise(values, path, architecture)
 
 
-def recognise(values: Any, path: Path) -> Source:
+def recognise(values: Any, path: Path, architecture: str | None = None) -> Source:
     """The `Source` of loaded values.
 
     Raises:
         CheckpointError: they are of something else.
     """
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: holds a {type(values).__name__}, not a checkpoint written by training.train")
+        raise CheckpointError(f"{path}: holds a {type(values).__name__}, not a checkpoint of {TAKEN}")
     if values.get("format") != FORMAT:
-        keys = ", ".join(sorted(str(k) for k in values)[:4])
-        raise CheckpointError(
-            f"{path}: a checkpoint of something else (keys {keys}, …); "
-            "taken are UG-ICM checkpoints as training.train writes them"
-        )
+        return _foreign(values, path, architecture)
+    if architecture is not None:
+        raise CheckpointError(f"{path}: a UG-ICM checkpoint says itself what it is; leave --arch out")
     try:
         model = UGICM(UGICMConfig.from_dict(values["config"]))
         state = values["state_dict"]
@@ -66,3 +71,18 @@ def recognise(values: Any, path: Path) -> Source:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: its weights do not fit its configuration ({reason})") from error
     return ugicm_source(model)
+
+
+def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> Source:
+    """The `Source` of a checkpoint that is not UG-ICM's: one of CompressAI's, or none that is taken."""
+    state = state_of(values)
+    found = architecture or (architecture_of(state) if state else None)
+    if state is None or found is None:
+        keys = ", ".join(sorted(str(k) for k in values)[:4])
+        raise CheckpointError(
+            f"{path}: a checkpoint of something else (keys {keys}, …); taken are those of {TAKEN} (--arch says which)"
+        )
+    try:
+        return compressai_source(load_zoo(state, found))
+    except (ZooError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from calibration.integer import FloatLayer
 from torch import nn
 
+from calibration.integer import FloatLayer
 from export.lowering import lower
 
 

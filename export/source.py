@@ -69,6 +69,8 @@ class Source:
         model: facts for people.
         y_probabilities: (M, 2·reach + 1), as of `z`, with a factorised prior of `y`, else None.
         skip_below: symbols of a scale whose probability of being non-zero is smaller are not coded but taken for 0.
+        table_tail, table_floor: what a row's support may leave out on either side, and the least probability of an
+            entry; see `export.tables`.
         notes: what export should tell of the checkpoint, a line each.
     """
 
@@ -91,6 +93,8 @@ class Source:
     model: dict[str, Any] = field(default_factory=dict)
     y_probabilities: np.ndarray | None = None
     skip_below: float = 1e-4
+    table_tail: float = 1e-7
+    table_floor: float = 0.0
     notes: tuple[str, ...] = ()
 
 

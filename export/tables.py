@@ -8,21 +8,24 @@ from scipy.special import erfc
 TOTAL = 1 << 24
 
 
-def integer_row(probabilities: np.ndarray, escape: float) -> np.ndarray:
+def integer_row(probabilities: np.ndarray, escape: float, floor: float = 0.0) -> np.ndarray:
     """Frequencies of a row, its escape last: each at least 1, summing to 2^24.
 
     Args:
         probabilities: (n,) of the symbols inside the support, any positive sum.
         escape: probability of everything outside it.
+        floor: added to the probability of every entry. Real latents have heavier tails than their model, and what
+            an unlikely symbol costs ends at -log2(floor) bits; it takes next to nothing from the likely ones.
     """
     shares = np.append(np.maximum(probabilities, 0.0), max(escape, 0.0))
+    shares = shares / shares.sum() + floor
     shares = shares / shares.sum()
     frequencies = np.floor(shares * (TOTAL - len(shares))).astype(np.int64) + 1
     frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
     return frequencies.astype(np.uint32)
 
 
-def gaussian_row(scale: float, tail: float = 1e-7) -> tuple[np.ndarray, int]:
+def gaussian_row(scale: float, tail: float = 1e-7, floor: float = 0.0) -> tuple[np.ndarray, int]:
     """(frequencies, offset) of round(x), x normal with mean 0 and a standard deviation.
 
     The support leaves at most `tail` on either side.
@@ -34,19 +37,23 @@ def gaussian_row(scale: float, tail: float = 1e-7) -> tuple[np.ndarray, int]:
     upper = 0.5 * erfc((values - 0.5) / scale / np.sqrt(2))
     lower = 0.5 * erfc((values + 0.5) / scale / np.sqrt(2))
     outside = erfc((reach + 0.5) / scale / np.sqrt(2))
-    return integer_row(upper - lower, float(outside)), -reach
+    return integer_row(upper - lower, float(outside), floor), -reach
 
 
-def gaussian_tables(scales: np.ndarray, skip_below: float) -> dict[str, np.ndarray]:
+def gaussian_tables(
+    scales: np.ndarray, skip_below: float, tail: float = 1e-7, floor: float = 0.0
+) -> dict[str, np.ndarray]:
     """The `y_*` arrays. Rows whose symbols are non-zero with less than a probability are skipped."""
     rows = []
     for scale in scales:
-        nonzero = erfc(0.5 / scale / np.sqrt(2))
-        rows.append((np.zeros(0, np.uint32), 0) if nonzero < skip_below else gaussian_row(float(scale)))
+        skipped = erfc(0.5 / scale / np.sqrt(2)) < skip_below
+        rows.append((np.zeros(0, np.uint32), 0) if skipped else gaussian_row(float(scale), tail, floor))
     return _arrays("y", rows)
 
 
-def factorised_tables(probabilities: np.ndarray, name: str = "z", tail: float = 1e-7) -> dict[str, np.ndarray]:
+def factorised_tables(
+    probabilities: np.ndarray, name: str = "z", tail: float = 1e-7, floor: float = 0.0
+) -> dict[str, np.ndarray]:
     """The `z_*` (or `y_*`) arrays from (channels, 2·reach + 1) probabilities of n = -reach..reach, a row a channel.
 
     The support of a channel drops on either side what holds at most `tail`.
@@ -57,7 +64,7 @@ def factorised_tables(probabilities: np.ndarray, name: str = "z", tail: float = 
         first = int(np.searchsorted(np.cumsum(p), tail))
         last = len(p) - int(np.searchsorted(np.cumsum(p[::-1]), tail))
         first, last = (first, last) if first < last else (reach, reach + 1)
-        rows.append((integer_row(p[first:last], 1.0 - float(p[first:last].sum())), first - reach))
+        rows.append((integer_row(p[first:last], 1.0 - float(p[first:last].sum()), floor), first - reach))
     return _arrays(name, rows)
 
 

@@ -7,16 +7,17 @@ graph has been compared with PyTorch in ONNX Runtime.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from calibration.emit import to_onnx
 from rich.console import Console
 from rich.table import Table
 
+from calibration.emit import to_onnx
 from calibration.integer import CalibrationError, make_integer
 from calibration.ranges import prior_samples
 from export.checkpoint import CheckpointError, load
@@ -28,7 +29,6 @@ from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.exact import ExactNetwork
 from runtime.images import read_image
 
-SKIP_BELOW = 1e-4
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 12), "activation_bits": (4, 8)}
 
 
@@ -37,9 +37,9 @@ class ExportError(Exception):
 
 
 def calibration_samples(source: Source, images: list[Path]) -> np.ndarray:
-    """(N, Nz, h, w) integer `z`: of images at every third quality where there are any, else of the learned prior."""
+    """(N, Nz, h, w) integer `z`: of images at three qualities where there are any, else of the learned prior."""
     if not images:
-        return prior_samples(source.z_probabilities)
+        return prior_samples(source.z_probabilities, limit=source.z_probabilities.shape[1] // 2)
     samples = []
     for path in images:
         pixels = read_image(path)
@@ -47,9 +47,8 @@ def calibration_samples(source: Source, images: list[Path]) -> np.ndarray:
         if not height or not width:
             raise ExportError(f"{path}: smaller than {source.stride}×{source.stride}; give larger calibration images")
         x = torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1).float() / 255
-        for quality in range(0, source.qualities, 3):
-            z = source.analyse(x, quality)
-            samples.append(z[:, :, : z.shape[2], : z.shape[3]])
+        for quality in sorted({0, source.qualities // 2, source.qualities - 1}):
+            samples.append(source.analyse(x, quality))
     height, width = (min(z.shape[axis] for z in samples) for axis in (2, 3))
     return np.concatenate([z[:, :, :height, :width] for z in samples])
 
@@ -57,6 +56,7 @@ def calibration_samples(source: Source, images: list[Path]) -> np.ndarray:
 def integer_hyper_synthesis(source: Source, samples: np.ndarray, **bits: int) -> ExactNetwork:
     """`h_s` as integers; `bits` are those arguments of `make_integer`. Raises CalibrationError without a proof."""
     h_s = source.hyper_synthesis
+    assert h_s is not None
     return make_integer(
         h_s.layers,
         scale_channels=source.latent_channels,
@@ -69,6 +69,19 @@ def integer_hyper_synthesis(source: Source, samples: np.ndarray, **bits: int) ->
         medians=h_s.medians,
         **bits,
     )
+
+
+def provable(source: Source, samples: np.ndarray, bits: dict[str, int]) -> dict[str, int]:
+    """`bits` with the most activation bits, 8 to 6, that leave the widest layers a proof, unless they say themselves.
+
+    Two samples decide: the bounds hardly depend on them, and choosing ranges on all takes minutes for wide networks.
+    """
+    if "activation_bits" not in bits:
+        for activation_bits in (8, 7, 6):
+            with contextlib.suppress(CalibrationError):
+                integer_hyper_synthesis(source, samples[:2], **bits, activation_bits=activation_bits)
+                return {**bits, "activation_bits": activation_bits}
+    return bits
 
 
 def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]) -> Check:
@@ -104,27 +117,40 @@ def export_bundle(
         check_replaceable(output)
     except FileExistsError as error:
         raise ExportError(str(error)) from error
-    try:
-        exact = integer_hyper_synthesis(source, calibration_samples(source, calibration_images or []), **(bits or {}))
-    except CalibrationError as error:
-        raise ExportError(f"the exact path was refused: {error}") from error
-    golden = golden_vectors(exact, source.z_probabilities)
-    h_s = to_onnx(exact, "qdq").SerializeToString()
-    outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)
-    graphs: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {"h_s": (h_s, ("z",), outputs)}
-    checks = {"h_s": check_exact(h_s, exact, golden)}
+    exact, golden = None, dict[str, np.ndarray]()
+    graphs: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {}
+    checks: dict[str, Check] = {}
+    if source.hyper_synthesis is not None:
+        samples = calibration_samples(source, calibration_images or [])
+        try:
+            bits = provable(source, samples, bits or {})
+            if bits.get("activation_bits", 8) < 8:
+                console.print(f"note: the exact path has activations of {bits['activation_bits']} bits")
+            exact = integer_hyper_synthesis(source, samples, **bits)
+        except CalibrationError as error:
+            raise ExportError(f"the exact path was refused: {error}") from error
+        golden = golden_vectors(exact, source.z_probabilities)
+        h_s = to_onnx(exact, "qdq").SerializeToString()
+        outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)
+        graphs["h_s"], checks["h_s"] = (h_s, ("z",), outputs), check_exact(h_s, exact, golden)
     for name, graph in source.graphs.items():
         model = export_graph(name, graph)
         graphs[name] = (model.SerializeToString(), graph.inputs, graph.outputs)
         checks[name] = check_graph(name, model, graph)
     _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})
-    _print_proof(console, exact)
+    if exact is not None:
+        _print_proof(console, exact)
     failed = [f"{name} by {c.difference:g} (tolerance {c.tolerance:g})" for name, c in checks.items() if not c.passed]
     if failed:
         raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")
+    rule = (source.table_tail, source.table_floor)
+    if source.y_probabilities is None:
+        y_tables = gaussian_tables(source.scales, source.skip_below, *rule)
+    else:
+        y_tables = factorised_tables(source.y_probabilities, "y", *rule)
     tables = {
-        **gaussian_tables(source.scales, SKIP_BELOW),
-        **factorised_tables(source.z_probabilities),
+        **y_tables,
+        **factorised_tables(source.z_probabilities, "z", *rule),
         "gain": source.gain.astype(np.float32),
         "inverse_gain": source.inverse_gain.astype(np.float32),
         **{f"condition_{name}": v.astype(np.float32) for name, (_, v) in source.conditions.items()},
@@ -166,9 +192,10 @@ def _print_proof(console: Console, exact: ExactNetwork) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m export.to_onnx", description=__doc__)
-    p.add_argument("checkpoint", type=Path, help="a checkpoint written by training.train")
+    p.add_argument("checkpoint", type=Path, help="a checkpoint of training.train or of CompressAI")
     p.add_argument("-o", "--output", type=Path, help="the bundle's folder (default: CHECKPOINT without its suffix)")
     p.add_argument("--part", choices=("encoder", "decoder", "both"), default="both", help="the half to write")
+    p.add_argument("--arch", metavar="NAME", help="which CompressAI model it is; default: told by its keys")
     p.add_argument(
         "--calibration-images",
         type=Path,
@@ -185,17 +212,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    output = args.output or args.checkpoint.with_suffix("")
+    output = args.output or args.checkpoint.with_name(args.checkpoint.name.removesuffix(".tar")).with_suffix("")
     if output == args.checkpoint:
         output = args.checkpoint.with_name(args.checkpoint.name + ".bundle")
     started = time.perf_counter()
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
     try:
-        source = load(args.checkpoint)
+        source = load(args.checkpoint, args.arch)
         model = source.model
         console.print(f"{source.architecture}: {model.get('parameters', 0):,} parameters, ", end="")
         kmac = model.get("kmac_per_pixel", {})
         console.print(f"{kmac.get('encode', 0)} kMAC/pixel to encode, {kmac.get('decode', 0)} to decode")
+        for note in source.notes:
+            console.print(f"note: {note}")
         codec_id = export_bundle(
             source,
             output,

@@ -63,8 +63,13 @@ def row_to_scale(row: Tensor) -> Tensor:
     return torch.exp(row.clamp(max=SCALE_ROWS - 1) * LOG_STEP + math.log(SCALE_MIN))
 
 
-def bottleneck_probabilities(bottleneck: nn.Module, reach: int) -> Tensor:
+def bottleneck_probabilities(bottleneck: nn.Module, reach: int, centres: Tensor | None = None) -> Tensor:
     """P(z = n) for n in -reach..reach, float64 in [0, 1].
+
+    Args:
+        bottleneck: the factorised prior.
+        reach: the largest n.
+        centres: (channels,) what a channel's values lie an integer away from, its medians say; None is 0.
 
     Returns:
         (channels, 2 * reach + 1) tensor; a channel's row sums to less than 1 by its tail mass.
@@ -73,6 +78,8 @@ def bottleneck_probabilities(bottleneck: nn.Module, reach: int) -> Tensor:
     with torch.no_grad():
         values = torch.arange(-reach, reach + 1, dtype=torch.float64)
         values = values.expand(model.channels, 1, -1).contiguous()
+        if centres is not None:
+            values = values + centres.double()[:, None, None]
         logits = model._logits_cumulative
         lower = logits(values - 0.5, stop_gradient=True)
         upper = logits(values + 0.5, stop_gradient=True)

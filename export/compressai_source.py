@@ -1,0 +1,189 @@
+"""CompressAI's models as a `Source`: their transforms as graphs, their hyper-synthesis as layers to make integer.
+
+Medians stay out of the bitstream: `h_a` gives `z` minus its medians (without a hyperprior, `g_a` gives `y` minus its
+own), so every symbol is a rounding to the nearest integer, and what follows adds them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.compressai_zoo import ZooModel
+from export.layers import float_layers
+from export.lowering import lower
+from export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source
+from models.entropy import bottleneck_probabilities
+from models.macs import count_macs
+
+LATENT_STRIDE = 16
+HYPER_STRIDE = 64
+_REACHES = (127, 255, 511, 1023, 2047, 4095)
+_BEYOND = 1e-6  # of a channel's probability that its support may leave out
+_TAIL, _FLOOR = 1e-9, 2.0**-16  # as CompressAI's own tables have: its frequencies are of 16 bits
+_MACS_SIDE = 256
+
+
+class AnalysisGraph(nn.Module):
+    """`g_a`, minus the medians of `y` where it has a factorised prior. The gain is 1."""
+
+    medians: Tensor | None
+
+    def __init__(self, g_a: nn.Module, medians: Tensor | None) -> None:
+        super().__init__()
+        self.input = ImageInput()
+        self.g_a = lower(cast(nn.Sequential, g_a))
+        self.register_buffer("medians", medians)
+
+    def forward(self, image: Tensor, gain: Tensor) -> Tensor:
+        y = self.g_a(self.input(image))
+        return (y if self.medians is None else y - self.medians) * gain
+
+
+class HyperAnalysisGraph(nn.Module):
+    """`h_a`, minus the medians of `z`."""
+
+    medians: Tensor
+
+    def __init__(self, h_a: nn.Module, medians: Tensor, magnitudes: bool) -> None:
+        super().__init__()
+        self.h_a = lower(cast(nn.Sequential, h_a))
+        self.magnitudes = magnitudes
+        self.register_buffer("medians", medians)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.h_a(torch.abs(y) if self.magnitudes else y) - self.medians
+
+
+class SynthesisGraph(nn.Module):
+    """`g_s`, which first adds the medians of `y` where it has a factorised prior. The inverse gain is 1."""
+
+    medians: Tensor | None
+
+    def __init__(self, g_s: nn.Module, medians: Tensor | None) -> None:
+        super().__init__()
+        self.g_s = lower(cast(nn.Sequential, g_s))
+        self.output = ImageOutput()
+        self.register_buffer("medians", medians)
+
+    def forward(self, y_hat: Tensor, inverse_gain: Tensor) -> Tensor:
+        y_hat = y_hat * inverse_gain
+        return self.output(self.g_s(y_hat if self.medians is None else y_hat + self.medians))
+
+
+def _probabilities(bottleneck: nn.Module, medians: Tensor, largest: int) -> np.ndarray:
+    """(channels, 2·reach + 1) P(median + n), n up to a reach that leaves out next to nothing, or up to `largest`."""
+    for reach in _REACHES:
+        p = bottleneck_probabilities(bottleneck, reach, medians).numpy()
+        if reach >= largest or 1 - p.sum(1).min() <= _BEYOND:
+            break
+    return p
+
+
+def _tolerance(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """What the order of summation may change: these latents reach hundreds, in units of the quantiser's step."""
+    return 1e-3 * max(1.0, float(module(*inputs).abs().max()) / 100)
+
+
+def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSource]:
+    stride = HYPER_STRIDE if hyperprior else LATENT_STRIDE
+    ratio = stride // LATENT_STRIDE
+    generator = torch.Generator().manual_seed(7)
+    ones = torch.ones(1, model.M, 1, 1)
+
+    def image(h: int, w: int, n: int) -> tuple[Tensor, ...]:
+        shape = (n, h * stride, w * stride, 3)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), ones
+
+    def latent(h: int, w: int, n: int) -> Tensor:
+        return torch.round(torch.randn(n, model.M, h * ratio, w * ratio, generator=generator) * 2)
+
+    own = None if hyperprior else medians
+    pixels = {0: "n", 1: f"{stride}h", 2: f"{stride}w"}
+    latents = {0: "n", 2: f"{ratio}h", 3: f"{ratio}w"} if ratio > 1 else {0: "n", 2: "h", 3: "w"}
+    g_a, g_s = AnalysisGraph(model.g_a, own), SynthesisGraph(model.g_s, own)
+    tolerance = _tolerance(g_a, image(1, 1, 1))
+    graphs = {
+        "g_a": GraphSource(g_a, ("image", "gain"), ("y",), image, (pixels, {}), tolerance),
+        "g_s": GraphSource(
+            g_s, ("y_hat", "inverse_gain"), ("image",), lambda h, w, n: (latent(h, w, n), ones), (latents, {}), 1.0
+        ),
+    }
+    if hyperprior:
+        h_a = HyperAnalysisGraph(model.h_a, medians, magnitudes=not _has_means(model))
+        tolerance = _tolerance(h_a, (latent(1, 1, 1),))
+        graphs["h_a"] = GraphSource(h_a, ("y",), ("z",), lambda h, w, n: (latent(h, w, n),), (latents,), tolerance)
+    return graphs
+
+
+def _has_means(model: Any) -> bool:
+    return bool(model.h_s[-1].__class__ is nn.Conv2d)
+
+
+def _kmac_per_pixel(model: Any, hyperprior: bool) -> dict[str, float]:
+    x = torch.zeros(1, 3, _MACS_SIDE, _MACS_SIDE)
+    y = model.g_a(x)
+    runs: dict[str, Callable[[], Tensor]] = {"g_a": lambda: model.g_a(x), "g_s": lambda: model.g_s(y)}
+    if hyperprior:
+        z = model.h_a(y)
+        runs |= {"h_a": lambda: model.h_a(y), "h_s": lambda: model.h_s(z)}
+    counts = {k: count_macs(getattr(model, k), run) / _MACS_SIDE**2 / 1000 for k, run in runs.items()}
+    counts["encode"] = sum(v for k, v in counts.items() if k != "g_s")
+    counts["decode"] = counts["g_s"] + counts.get("h_s", 0.0)
+    return {k: round(v, 3) for k, v in counts.items()}
+
+
+@torch.no_grad()
+def compressai_source(zoo: ZooModel) -> Source:
+    """A model of CompressAI as a `Source`: one quality, one view, every symbol coded.
+
+    Raises:
+        ValueError: a hyper-synthesis with a layer that has no exact integer form.
+    """
+    model = cast(Any, zoo.module)
+    hyperprior = hasattr(model, "h_s")
+    centres = model.entropy_bottleneck.quantiles[:, 0, 1].detach().clone()
+    medians = centres[:, None, None]
+    probabilities = _probabilities(model.entropy_bottleneck, centres, _REACHES[3] if hyperprior else _REACHES[-1])
+    limit = probabilities.shape[1] // 2
+
+    def analyse(image: Tensor, quality: int) -> np.ndarray:
+        y = model.g_a(image[None])
+        z = model.h_a(y if _has_means(model) else torch.abs(y)) - medians
+        return torch.round(z).clamp(-limit, limit).numpy().astype(np.int32)
+
+    h_s = None
+    if hyperprior:
+        h_s = HyperSynthesis(float_layers(model.h_s), "linear", centres.numpy(), _has_means(model))
+    built = "built from its weights" + (f" and the standard {len(zoo.scales)} scales" if hyperprior else "")
+    return Source(
+        architecture=zoo.architecture,
+        stride=HYPER_STRIDE if hyperprior else LATENT_STRIDE,
+        latent_stride=LATENT_STRIDE,
+        latent_channels=model.M,
+        hyper_channels=model.N if hyperprior else 0,
+        qualities=1,
+        graphs=_graphs(model, medians, hyperprior),
+        hyper_synthesis=h_s,
+        scales=zoo.scales,
+        z_probabilities=probabilities if hyperprior else np.zeros((0, 1)),
+        gain=np.ones((1, model.M)),
+        inverse_gain=np.ones((1, model.M)),
+        conditions={},
+        context=None,
+        context_digest="",
+        analyse=analyse,
+        model={
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "kmac_per_pixel": _kmac_per_pixel(model, hyperprior),
+        },
+        y_probabilities=None if hyperprior else probabilities,
+        skip_below=0.0,
+        table_tail=_TAIL,
+        table_floor=_FLOOR,
+        notes=() if zoo.updated else (f"its entropy tables were not updated: {built}",),
+    )

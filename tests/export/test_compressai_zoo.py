@@ -1,0 +1,356 @@
+"""CompressAI's models: the bundle does what they do, every way of saving them is read, the others are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calibration.integer import CalibrationError
+from export import to_onnx
+from export.checkpoint import load
+from export.compressai_zoo import SERVED, architecture_of
+from export.source import Source
+from export.tables import TOTAL, gaussian_row
+from models.entropy import compressai_module
+from runtime import Codec, bitstream, decode
+from runtime.bitstream import Bitstream
+from runtime.bundle import MANIFEST, Bundle
+from runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
+from runtime.verify import verify
+
+WIDTHS = ((8, 12), (12, 16))
+HEADER = 48  # bytes of a .ugic file with one substream that CompressAI's strings do not have, at most
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model, the bundle of its checkpoint, and what export printed."""
+
+    model: Any
+    codec: Codec
+    printed: str
+
+    @property
+    def has_means(self) -> bool:
+        return self.codec.bundle.manifest.architecture == "mbt2018-mean"
+
+    def padded(self, image: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.codec._pad(image).copy()).permute(2, 0, 1)[None].float() / 255
+
+    def parts(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(symbols, table rows, means) of `y` and symbols of `z`, as the runtime has them."""
+        y = self.codec._run("g_a", image=self.codec._pad(image)[None], gain=self.codec.bundle.gain)
+        z = self.codec._hyper_latents(y)
+        symbols, rows = self.codec._symbols(y, z)
+        mean = self.codec._scales_and_means(z)[1]
+        return symbols, rows, np.zeros_like(y) if mean is None else mean, z
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut()[:height, 100 : 100 + width])
+
+
+def rescale(layer: nn.Module, outputs: Tensor, std: Tensor | float, mean: Tensor | float) -> None:
+    """Gives the channels of `outputs`, which `layer` made, another standard deviation and mean."""
+    factor = std / outputs.std((0, 2, 3))
+    shape = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+    layer.weight.mul_(factor.reshape(shape))  # type: ignore[operator, union-attr]
+    layer.bias.copy_((layer.bias - outputs.mean((0, 2, 3))) * factor + mean)  # type: ignore[operator, union-attr]
+
+
+@torch.no_grad()
+def lively(architecture: str, n: int, m: int) -> Any:
+    """A random model whose scales spread over the table and fit its latents; its tables are not updated."""
+    torch.manual_seed(5)
+    model = getattr(compressai_module("models.google"), SERVED[architecture])(n, m).eval()
+    hyperprior, means = hasattr(model, "h_s"), architecture == "mbt2018-mean"
+    x = torch.from_numpy(photograph(256, 256)).permute(2, 0, 1)[None].float() / 255
+    spread = torch.logspace(-1.3, 1.6, m) if hyperprior else torch.logspace(-0.5, 0.8, m)
+    rescale(model.g_a[6], model.g_a(x), spread, 0)
+    model.entropy_bottleneck._update_quantiles()
+    if hyperprior:
+        y = model.g_a(x)
+        rescale(model.h_a[4], model.h_a(y if means else y.abs()), 12.0, 0.5)
+        z_hat = model.entropy_bottleneck(model.h_a(y if means else y.abs()))[0]
+        std = torch.cat([0.15 * spread, 0.3 * spread]) if means else 0.15 * spread
+        mean = torch.cat([1.2 * spread, torch.zeros(m)]) if means else 1.2 * spread
+        rescale(model.h_s[4], model.h_s[:5](z_hat), std, mean)
+    rescale(model.g_s[6], model(x)["x_hat"], 0.2, 0.45)
+    return model
+
+
+@pytest.fixture(scope="module", params=[(a, w) for a in SERVED for w in WIDTHS], ids=lambda p: f"{p[0]}-{p[1][0]}")
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Each architecture at two widths, the first from updated tables, the second from a checkpoint without."""
+    architecture, widths = request.param
+    folder = tmp_path_factory.mktemp(architecture)
+    model = lively(architecture, *widths)
+    if widths == WIDTHS[0]:
+        model.update(force=True)
+    torch.save({"epoch": 3, "state_dict": model.state_dict()}, folder / "checkpoint.pth.tar")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert to_onnx.main([str(folder / "checkpoint.pth.tar")]) == 0
+    model.update(force=True)
+    return Exported(model, Codec.from_bundle(folder / "checkpoint", threads=1), printed.getvalue())
+
+
+def test_it_is_recognised_and_tables_are_built_where_there_are_none(
+    exported: Exported, request: pytest.FixtureRequest
+) -> None:
+    architecture, widths = request.node.callspec.params["exported"]
+    manifest = exported.codec.bundle.manifest
+    assert (manifest.architecture, manifest.latent_channels) == (architecture, widths[1])
+    assert ("tables were not updated" in exported.printed) == (widths == WIDTHS[1])
+
+
+@pytest.mark.parametrize("size", [(128, 192), (70, 33), (1, 1)])
+def test_the_picture_is_compressais(exported: Exported, size: tuple[int, int]) -> None:
+    """Up to one level where a value lies between two; with means, given the integer ones."""
+    image = photograph(*size)
+    found = exported.codec.decode(exported.codec.encode(image)).astype(int)
+    model, x = exported.model, exported.padded(image)
+    with torch.no_grad():
+        if exported.has_means:
+            mean = torch.from_numpy(exported.parts(image)[2])
+            expected = model.g_s(torch.round(model.g_a(x) - mean) + mean)
+        else:
+            expected = model(x)["x_hat"]
+    expected = torch.round(expected.clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy()[: size[0], : size[1]]
+    assert found.shape == (*size, 3)
+    assert np.abs(found - expected).max() <= 1
+    assert np.mean(found != expected) < 1e-3
+
+
+@torch.no_grad()
+def test_symbols_are_compressais(exported: Exported) -> None:
+    """But for values that lie within a thousandth of a tie."""
+    model, image = exported.model, photograph(128, 192)
+    symbols, _, mean, z = exported.parts(image)
+    y = model.g_a(exported.padded(image))
+    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    assert medians.abs().max() > 0.1
+    pairs = [((y - torch.from_numpy(mean)).numpy(), symbols)]
+    if hasattr(model, "h_s"):
+        pairs.append(((model.h_a(y if exported.has_means else y.abs()) - medians).numpy(), z))
+    else:
+        pairs = [((y - medians).numpy(), symbols)]
+    for values, found in pairs:
+        assert np.abs(values - found).max() <= 0.5 + 1e-3
+        assert np.mean(np.rint(values) != found) < 1e-3
+        assert np.mean(found != 0) > 0.2
+
+
+@torch.no_grad()
+def test_scales_and_means_are_nearly_compressais(exported: Exported) -> None:
+    """Integers cost what the size shows: next to nothing. Few scale indexes differ, by one row."""
+    model = exported.model
+    _, rows, mean, z = exported.parts(photograph(128, 192))
+    if not hasattr(model, "h_s"):
+        assert np.array_equal(rows[0, :, 3, 4], np.arange(rows.shape[1])) and not mean.any()
+        return
+    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    parameters = model.h_s(torch.from_numpy(z) + medians)
+    scales, means = parameters.chunk(2, 1) if exported.has_means else (parameters, None)
+    difference = np.abs(model.gaussian_conditional.build_indexes(scales).numpy() - rows)
+    assert len(np.unique(rows)) > 25
+    assert difference.max() <= 2 and np.mean(difference > 0) < 0.2
+    if means is not None:
+        error = np.sqrt(np.mean((means.numpy() - mean) ** 2, axis=(0, 2, 3)))
+        assert np.all(error < 0.02 + 0.1 * means.std((0, 2, 3)).numpy())
+
+
+def test_the_file_is_as_small_as_compressais(exported: Exported) -> None:
+    image = photograph(256, 256)
+    with torch.no_grad():
+        theirs = sum(len(s[0]) for s in exported.model.compress(exported.padded(image))["strings"])
+    assert theirs > 1000
+    assert len(exported.codec.encode(image)) <= 1.01 * theirs + HEADER
+
+
+def test_one_quality_and_one_view(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codec = exported.codec
+    data = codec.encode(photograph(20, 20))
+    assert data == codec.encode(photograph(20, 20), 1) and bitstream.parse(data).quality == 1
+    with pytest.raises(QualityError):
+        codec.encode(photograph(20, 20), 2)
+    with pytest.raises(ConditionError, match="one view; leave --condition out"):
+        codec.decode(data, "human")
+    (tmp_path / "x.ugic").write_bytes(data)
+    arguments = [str(tmp_path / "x.ugic"), "-o", str(tmp_path / "x.png"), "--bundle", str(codec.bundle.path)]
+    assert decode.main([*arguments, "--condition", "machine"]) == 2
+    assert "leave --condition out" in capsys.readouterr().err
+    assert decode.main(arguments) == 0 and (tmp_path / "x.png").exists()
+
+
+def test_without_a_hyperprior_there_is_nothing_to_prove_and_headers_are_still_bounded(exported: Exported) -> None:
+    codec = exported.codec
+    if codec.bundle.manifest.hyper_channels:
+        assert all(v.admitted for v in verify(codec.bundle, "onnxruntime"))
+        return
+    assert codec.bundle.manifest.stride == 16 and codec.bundle.exact is None
+    with pytest.raises(BundleError, match="no exact path to verify"):
+        verify(codec.bundle)
+    stream = bitstream.parse(codec.encode(photograph(20, 20)))
+    claimed = Bitstream(stream.codec_id, 1, 16000, 16000, stream.z, stream.y, stream.symbol_checksum)
+    with pytest.raises(CorruptFileError, match="cannot hold 16000×16000 pixels"):
+        codec.decode(bitstream.pack(claimed))
+
+
+def test_a_manifest_that_contradicts_the_files_is_refused(exported: Exported, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported.codec.bundle.path, tmp_path / "bundle"))
+    values = json.loads((copy / MANIFEST).read_text())
+    values.update(hyper_channels=0 if values["hyper_channels"] else 8, stride=16)
+    (copy / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="do not fit the manifest"):
+        Bundle.open(copy)
+
+
+def test_wide_layers_get_fewer_activation_bits(
+    states: dict[str, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(states["bmshj2018-hyperprior"], tmp_path / "x.pth")
+    source = load(tmp_path / "x.pth")
+
+    def refuse_eight(source: Source, samples: np.ndarray, activation_bits: int, **bits: int) -> None:
+        if activation_bits > 7:
+            raise CalibrationError("no")
+
+    monkeypatch.setattr(to_onnx, "integer_hyper_synthesis", refuse_eight)
+    samples = np.zeros((4, 8, 2, 2), np.int32)
+    assert to_onnx.provable(source, samples, {}) == {"activation_bits": 7}
+    assert to_onnx.provable(source, samples, {"activation_bits": 8}) == {"activation_bits": 8}
+
+
+def test_a_floor_bounds_what_unlikely_symbols_cost() -> None:
+    plain, floored = (gaussian_row(2.0, 1e-9, floor)[0] / TOTAL for floor in (0.0, 2.0**-16))
+    assert plain.min() < 2.0**-23 and floored.min() > 2.0**-16.1
+    assert -np.sum(plain * np.log2(floored / plain)) < 2e-3  # bits a symbol, where the model is right
+
+
+OLD = {"matrices.": "_matrix", "biases.": "_bias", "factors.": "_factor"}
+
+
+def renamed(old: dict[str, str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    def change(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        out = {}
+        for key, value in state.items():
+            for new, name in old.items():
+                key = key.replace(f"entropy_bottleneck.{new}", f"entropy_bottleneck.{name}")
+            out[key] = value
+        return out
+
+    return change
+
+
+WAYS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "bare": lambda s: s,
+    "trainer": lambda s: {"epoch": 1, "loss": 2.0, "state_dict": s, "optimizer": {"state": {}, "param_groups": []}},
+    "network": lambda s: {"network": s},
+    "parallel": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+    "old names": renamed(OLD),
+    "older names": renamed({new: f"_{new}" for new in OLD}),
+    "no tables at all": lambda s: {k: v for k, v in s.items() if "_cdf" not in k and "_offset" not in k},
+    "double": lambda s: {k: v.double() if v.is_floating_point() else v for k, v in s.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, dict[str, Tensor]]:
+    return {a: lively(a, *WIDTHS[0]).state_dict() for a in SERVED}
+
+
+def content(source: Source) -> list[np.ndarray]:
+    weights = [p.detach().numpy() for g in source.graphs.values() for p in g.module.parameters()]
+    layers = source.hyper_synthesis.layers if source.hyper_synthesis else []
+    tables = source.z_probabilities if source.y_probabilities is None else source.y_probabilities
+    return [*weights, *(layer.weight for layer in layers), source.scales, tables]
+
+
+@pytest.mark.parametrize("way", [w for w in WAYS if w != "bare"])
+@pytest.mark.parametrize("architecture", ["bmshj2018-factorized", "mbt2018-mean"])
+def test_every_way_of_saving_gives_the_same_codec(
+    way: str, architecture: str, states: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    sources = []
+    for name in ("bare", way):
+        torch.save(WAYS[name](dict(states[architecture])), tmp_path / name)
+        sources.append(load(tmp_path / name))
+    assert sources[0].architecture == sources[1].architecture == architecture
+    for a, b in zip(*(content(s) for s in sources), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_the_checkpoints_own_scale_table_counts(tmp_path: Path) -> None:
+    model = lively("bmshj2018-hyperprior", *WIDTHS[0])
+    model.update(scale_table=[0.11, 0.5, 2.0, 8.0], force=True)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    source = load(tmp_path / "x.pth")
+    assert np.allclose(source.scales, [0.11, 0.5, 2.0, 8.0]) and not source.notes
+
+
+def small_zoo() -> dict[str, Any]:
+    models = compressai_module("models")
+    vbr = compressai_module("models.vbr")
+    return {
+        "cheng2020-anchor": models.Cheng2020Anchor(8),
+        "cheng2020-attn": models.Cheng2020Attention(8),
+        "mbt2018": models.JointAutoregressiveHierarchicalPriors(8, 12),
+        "mbt2018-vbr": vbr.JointAutoregressiveHierarchicalPriorsVbr(8, 12),
+        "mbt2018-mean-vbr": vbr.MeanScaleHyperpriorVbr(8, 12),
+        "bmshj2018-hyperprior-vbr": vbr.ScaleHyperpriorVbr(8, 12),
+        "cheng2020-anchor-checkerboard": models.Cheng2020AnchorCheckerboard(8),
+        "elic2022": models.Elic2022Official(8, 32, groups=[8, 8, 16]),
+    }
+
+
+def test_what_is_not_served_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, model in small_zoo().items():
+        path = tmp_path / f"{name}.pth"
+        torch.save(model.state_dict(), path)
+        assert to_onnx.main([str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path}: a {name} model is not served: ") and error.count("\n") == 1
+        assert "such as mbt2018-mean or bmshj2018-hyperprior" in error
+        assert ("serial context" in error) == (not name.endswith(("mean-vbr", "hyperprior-vbr")))
+    assert architecture_of({"cc_mean_transforms.0.0.weight": torch.zeros(1)}) == "channel-conditional"
+
+
+def test_arch_overrides_what_the_keys_say(
+    states: dict[str, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(states["mbt2018-mean"], path)
+    assert load(path, "mbt2018-mean").architecture == "mbt2018-mean"
+    for name, words in (
+        ("bmshj2018-hyperprior", "its weights are not those of bmshj2018-hyperprior"),
+        ("bmshj2018-factorized", "(h_a.0.weight is none of them); is --arch right?"),
+        ("jpeg", "unknown architecture 'jpeg'; there are bmshj2018-factorized, "),
+        ("mbt2018", "a mbt2018 model is not served: "),
+    ):
+        assert to_onnx.main([str(path), "--arch", name]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path}: ") and words in error and error.count("\n") == 1
+
+
+def test_weights_that_are_not_finite_are_refused(
+    states: dict[str, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {k: v.clone() for k, v in states["bmshj2018-hyperprior"].items()}
+    state["g_a.0.weight"][0, 0, 0, 0] = math.nan
+    torch.save(state, tmp_path / "x.pth")
+    assert to_onnx.main([str(tmp_path / "x.pth")]) == 2
+    assert "some of its weights are not finite" in capsys.readouterr().err
