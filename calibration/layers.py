@@ -53,11 +53,11 @@ class FloatLayer:
         n, _, h, w = x.shape
         size = self.weight.shape[2]
         padded = np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
-        weight = self.weight.astype(np.float64)
+        taps = np.ascontiguousarray(self.weight.transpose(2, 3, 0, 1), np.float64)  # a matrix a tap, for BLAS
         out = np.zeros((n, len(self.bias), h * w))
         for i in range(size):
             for j in range(size):
-                out += weight[:, :, i, j] @ padded[:, :, i : i + h, j : j + w].reshape(n, -1, h * w)
+                out += taps[i, j] @ padded[:, :, i : i + h, j : j + w].reshape(n, -1, h * w)
         return out.reshape(n, -1, h, w) + self.bias[:, None, None].astype(np.float64)
 
     def activate(self, accumulated: Float) -> Float:

@@ -29,7 +29,7 @@ from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.exact import ExactNetwork
 from runtime.images import read_image
 
-BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 12), "activation_bits": (4, 8)}
+BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
 
 class ExportError(Exception):

@@ -128,11 +128,11 @@ class ExactLayer:
         n, _, h, w = x.shape
         size = self.weight.shape[2]
         padded = np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
-        taps = self.weight.astype(np.float64)
-        acc = np.zeros((n, taps.shape[0], h * w))
+        taps = np.ascontiguousarray(self.weight.transpose(2, 3, 0, 1), np.float64)  # a matrix a tap, for BLAS
+        acc = np.zeros((n, taps.shape[2], h * w))
         for i in range(size):
             for j in range(size):
-                acc += taps[:, :, i, j] @ padded[:, :, i : i + h, j : j + w].reshape(n, -1, h * w)
+                acc += taps[i, j] @ padded[:, :, i : i + h, j : j + w].reshape(n, -1, h * w)
         return acc.reshape(n, -1, h, w) + self.bias[:, None, None]
 
     def run(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
