@@ -25,8 +25,14 @@ def save(path: Path, values: dict[str, Any]) -> None:
 
 
 def weights_of(model: UGICM, half: bool = False) -> dict[str, Any]:
-    """What export reads: format name, configuration and state dict (fp16 where `half`, to ship)."""
-    state = {k: (v.half() if half and v.is_floating_point() else v).clone() for k, v in model.state_dict().items()}
+    """What export reads: format name, configuration and state dict.
+
+    Args:
+        model: the codec.
+        half: store parameters as fp16, to ship; buffers, with bounds as small as 1e-9, stay what they are.
+    """
+    halved = {name for name, _ in model.named_parameters()} if half else set()
+    state = {k: (v.half() if k in halved else v).clone() for k, v in model.state_dict().items()}
     return {"format": FORMAT, "config": model.config.to_dict(), "state_dict": state}
 
 

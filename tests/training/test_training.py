@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.small import small
 from training import train as loop
-from training.checkpoint import rebuild
+from training.checkpoint import rebuild, weights_of
 from training.data import Crops, image_files
 from training.objectives import distortion, lambdas, preference_objective, psnr
 from training.supervision import ImagenetTeacher, pad_same, semantic_distance
@@ -85,6 +86,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(pictures: Path, tmp_path: Pat
     a, b = (torch.load(r / "checkpoint.pt", weights_only=True)["state_dict"] for r in (whole, halves))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert rebuild(torch.load(whole / "checkpoint.pt", weights_only=True)).config.qualities == 2
+
+
+def test_half_precision_keeps_the_bounds_of_likelihoods() -> None:
+    model = small("fast")
+    again = rebuild(weights_of(model, half=True))
+    buffers = dict(again.named_buffers())
+    assert all(torch.equal(buffers[name], value) for name, value in model.named_buffers())
+    assert torch.equal(again.log_gain, model.log_gain.half().float())
 
 
 def test_training_lowers_the_loss(pictures: Path, tmp_path: Path) -> None:
