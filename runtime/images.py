@@ -116,10 +116,25 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def _codestream_ends(handle: io.BufferedReader) -> bool:
+    """Whether a JPEG 2000 codestream has its end marker: OpenJPEG takes one cut off in a tile's header for blank.
+
+    Bytes above FF 8F stand in no packet (ISO/IEC 15444-1, annex D.5), so that an end marker behind the last start of a
+    tile part is one.
+    """
+    position = handle.tell()
+    handle.seek(0)
+    data = handle.read()
+    handle.seek(position)
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\x90")
+
+
 def _decode(path: Path, handle: io.BufferedReader, notes: list[str]) -> np.ndarray:
     try:
         image = _open(handle)
         check_size(*image.size, name=str(path))
+        if image.format == "JPEG2000" and not _codestream_ends(handle):
+            raise ImageError(f"{path}: truncated; {_ADVICE}")
         frames = getattr(image, "n_frames", 1)
         deep = _is_deep(image)
         image.load()

@@ -260,6 +260,17 @@ def test_damaged_files_give_an_image_error_or_an_image(tmp_path: Path, form: str
     check()
 
 
+def test_every_truncation_of_a_jpeg_2000_file_is_refused(tmp_path: Path) -> None:
+    """OpenJPEG gives a blank picture, without a word, for a file cut off right behind a tile's first marker."""
+    buffer = io.BytesIO()
+    Image.fromarray(gradient()).save(buffer, "JPEG2000")
+    path = tmp_path / "cut.jp2"
+    for end in range(len(buffer.getvalue())):
+        path.write_bytes(buffer.getvalue()[:end])
+        with pytest.raises(ImageError):
+            read_image(path)
+
+
 def test_a_suffix_says_the_format_that_is_written(tmp_path: Path) -> None:
     for suffix, form in (
         (".PNG", "PNG"),
