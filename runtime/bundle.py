@@ -26,7 +26,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PARTS = ("both", "encoder", "decoder")
 LARGEST_FILE = 2**30
-LARGEST_ARRAYS = 2**30
+LARGEST_ARRAYS = 2**28  # of one file, unpacked
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Manifest:
             values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
             manifest = cls(**values)
             manifest._check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{where}: malformed manifest ({error}); export the bundle again") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BundleError(f"{where}: malformed manifest ({_short(error)}); export the bundle again") from error
         return manifest
 
     def _check(self) -> None:
@@ -133,8 +133,12 @@ class Manifest:
             raise ValueError(f"unknown part {self.part!r}")
         if self.context not in (None, "checkerboard"):
             raise ValueError(f"unknown context {self.context!r}")
-        if len(bytes.fromhex(self.codec_id)) != 8:
+        if len(self.codec_id) != 16 or len(bytes.fromhex(self.codec_id)) != 8:
             raise ValueError("codec_id is not 16 hexadecimal digits")
+        if not (isinstance(self.architecture, str) and isinstance(self.context_digest, str)):
+            raise ValueError("architecture and context_digest must be texts")
+        if not all(0 <= beta <= 1 for beta in self.conditions.values()):
+            raise ValueError("a condition lies outside 0 to 1")
         for name, graph in self.graphs.items():
             if graph.file not in self.files:
                 raise ValueError(f"graph {name} has no file")
@@ -143,7 +147,14 @@ class Manifest:
 def _file_name(name: str) -> str:
     if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name or name in (".", ".."):
         raise ValueError(f"file name {name!r} leaves the bundle")
+    if not name.isprintable() or len(name) > 128:
+        raise ValueError(f"file name {name!r} is none that export writes")
     return name
+
+
+def _short(error: Exception) -> str:
+    """An exception's first words, on one line: it may quote whatever a file holds."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def codec_id(
@@ -170,7 +181,7 @@ def read_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` without pickles, their sizes checked before they are read.
 
     Raises:
-        BundleError: not such an archive, or more than 1 GiB when unpacked.
+        BundleError: not such an archive, or more than 256 MiB when unpacked.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -178,16 +189,10 @@ def read_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
                 raise BundleError(f"{where}: unpacks to more than {LARGEST_ARRAYS} bytes; not a file of this toolkit")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (
-        ValueError,
-        OSError,
-        zipfile.BadZipFile,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        MemoryError,
-    ) as error:
-        raise BundleError(f"{where}: not a readable array file ({error}); export the bundle again") from error
+    except BundleError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy's header parser raise nearly every type on damaged data
+        raise BundleError(f"{where}: not a readable array file ({_short(error)}); export the bundle again") from error
 
 
 class Bundle:
@@ -202,12 +207,8 @@ class Bundle:
         self.gain = self._matrix(arrays, "gain", manifest.latent_channels)
         self.inverse_gain = self._matrix(arrays, "inverse_gain", manifest.latent_channels)
         self.condition_vectors = {
-            name: arrays[f"condition_{name}"].astype(np.float32)[None]
-            for name in manifest.conditions
-            if f"condition_{name}" in arrays
+            name: self._floats(arrays, f"condition_{name}", 1)[None] for name in manifest.conditions
         }
-        if set(self.condition_vectors) != set(manifest.conditions):
-            raise BundleError(f"{path}: a condition has no vectors; export the bundle again")
         self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
         if len(self.z_tables.lengths) != manifest.hyper_channels:
             raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
@@ -236,9 +237,17 @@ class Bundle:
 
     def _matrix(self, arrays: Mapping[str, np.ndarray], name: str, channels: int) -> np.ndarray:
         """(qualities, channels, 1, 1) float32."""
-        if name not in arrays or arrays[name].shape != (self.manifest.qualities, channels):
-            raise BundleError(f"{self.path}: array {name} is missing or has a wrong shape; export the bundle again")
-        return arrays[name].astype(np.float32)[:, :, None, None]
+        matrix = self._floats(arrays, name, 2)
+        if matrix.shape != (self.manifest.qualities, channels):
+            raise BundleError(f"{self.path}: array {name} has a wrong shape; export the bundle again")
+        return matrix[:, :, None, None]
+
+    def _floats(self, arrays: Mapping[str, np.ndarray], name: str, dimensions: int) -> np.ndarray:
+        """A float32 array of finite numbers."""
+        array = arrays.get(name)
+        if array is None or array.dtype != np.float32 or array.ndim != dimensions or not np.isfinite(array).all():
+            raise BundleError(f"{self.path}: array {name} is missing or no float32 numbers; export the bundle again")
+        return array
 
     @property
     def codec_id(self) -> bytes:
