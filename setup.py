@@ -25,7 +25,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["models*", "training*", "export*", "calibration*", "runtime*"]),
-    package_data={"runtime": ["py.typed", "shipped/*/*"]},
+    package_data={"runtime": ["py.typed", "report.html", "shipped/*/*"]},
     install_requires=["numpy>=1.26", "constriction>=0.5.0,<0.6", "Pillow>=10.1", "rich>=13"],
     extras_require={
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.

@@ -22,6 +22,7 @@ VERBS = {
     "decode": "turn .ugic files back into images, for a person or for a machine",
     "inspect": "show what a .ugic file holds, without decoding it",
     "verify": "check that the entropy path of a bundle is exact on this machine",
+    "report": "show what the codec does to images, as one page for the browser",
     "demo": "compress one photograph, compare it with JPEG, and show both views",
 }
 
