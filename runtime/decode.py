@@ -1,19 +1,22 @@
-"""`ugicm decode FILE… -o OUT`: .ugic files to images, for a person, for a machine, or both."""
+"""`ugicm decode FILE… -o OUT`: .ugic files, or a folder of them, to images, for a person, for a machine, or both."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime import bitstream
 from runtime.bundles import find_bundle
 from runtime.cli import Parser, for_each, printable, read_bytes, run
-from runtime.errors import BundleError, ConditionError
+from runtime.errors import BundleError, ConditionError, UsageError
+from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import check_suffix, write_image
 from runtime.output import make_folder, output_folder, output_names
 
@@ -26,7 +29,7 @@ _BOTH = ("human", "machine")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Decode what the command line names. Returns the exit status."""
     parser = Parser(prog="ugicm decode", description="Turn .ugic files back into images.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".ugic files")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".ugic files, or one folder of them")
     parser.add_argument(
         "-o",
         "--output",
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
     )
+    add_folder_options(parser)
     return run(parser, _decode, arguments)
 
 
@@ -66,14 +70,43 @@ def parse_condition(text: str | None) -> tuple[str | float | None, ...]:
     return (beta,)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How each process of a folder run decodes: the folder to find bundles in, and the conditions."""
+
+    bundle: Path | None
+    conditions: tuple[str | float | None, ...]
+
+    def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
+        """Codecs are opened when a file names them, on one thread: the processes share the CPUs already."""
+        codecs: dict[Path, Codec] = {}
+
+        def decode(source: Path, outputs: tuple[Path, ...]) -> Figures:
+            data = read_bytes(source)
+            codec = _codec_of(data, source, self.bundle, codecs, threads=1)
+            views = codec.decode_views(data, self.conditions, str(source))
+            make_folder(outputs[0].parent, parents=True)
+            for output, view in zip(outputs, views, strict=True):
+                write_image(output, view)
+            height, width = views[0].shape[:2]
+            return Figures(len(data), sum(output.stat().st_size for output in outputs), width * height)
+
+        return decode
+
+
 def _decode(options: argparse.Namespace) -> int:
     conditions = parse_condition(options.condition)
     labels = _BOTH if len(conditions) > 1 else ()
+    if options.bundle is not None and not options.bundle.is_dir():
+        raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
+    if folder_mode(options, options.files):
+        if os.path.realpath(options.files[0]) == os.path.realpath(options.output):
+            raise UsageError(f"{options.output}: pictures there could be replaced by decoded ones; use another folder")
+        recipe = Decoding(options.bundle, conditions)
+        return run_folder("decode", options.files[0], recipe, (".ugic",), ".png", labels, options)
     folder = output_folder(options.files, options.output)
     names = output_names(options.files, options.output, ".png", labels)
     check_suffix(names[0][0])
-    if options.bundle is not None and not options.bundle.is_dir():
-        raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
     codecs: dict[Path, Codec] = {}
 
     def decode(index: int, path: Path) -> None:
@@ -93,14 +126,16 @@ def _decode(options: argparse.Namespace) -> int:
     return for_each(options.files, decode)
 
 
-def _codec_of(data: bytes, path: Path, extra: Path | None, codecs: dict[Path, Codec]) -> Codec:
+def _codec_of(
+    data: bytes, path: Path, extra: Path | None, codecs: dict[Path, Codec], threads: int | None = None
+) -> Codec:
     """The codec that a file names, opened once however many files name it."""
     stream = bitstream.parse(data, str(path))
     found = find_bundle(stream.codec_id, [] if extra is None else [extra])
     if found not in codecs:
         from runtime.codec import Codec  # a backend is loaded only once there is something to decode
 
-        codecs[found] = Codec.from_bundle(found)
+        codecs[found] = Codec.from_bundle(found, threads=threads)
     return codecs[found]
 
 

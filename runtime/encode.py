@@ -1,16 +1,18 @@
-"""`ugicm encode IMAGE… -o OUT`: images to .ugic files."""
+"""`ugicm encode IMAGE… -o OUT` and `ugicm encode FOLDER -o FOLDER`: images to .ugic files."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cli import Parser, for_each, printable, run
 from runtime.errors import QualityError
-from runtime.images import read_image
+from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
+from runtime.images import read_image, readable_suffixes
 from runtime.output import make_folder, output_folder, output_names, write_atomically
 
 _QUALITY = 4
@@ -19,7 +21,13 @@ _QUALITY = 4
 def main(arguments: Sequence[str] | None = None) -> int:
     """Encode what the command line names. Returns the exit status."""
     parser = Parser(prog="ugicm encode", description="Compress images to .ugic files.")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, TIFF, … files")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="PNG, JPEG, WebP, TIFF, … files; or one folder, with all folders in it",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -34,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"1, the smallest file, up to the codec's best; default {_QUALITY}",
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
+    add_folder_options(parser)
     return run(parser, _encode, arguments)
 
 
@@ -51,9 +60,36 @@ def parse_quality(text: str | None, qualities: int) -> int:
     return quality
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How each process of a folder run encodes: the bundle (None: the shipped one) and the quality."""
+
+    bundle: Path | None
+    quality: int
+
+    def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
+        """Opens the codec, on one thread: the processes share the CPUs already."""
+        from runtime.codec import Codec
+
+        codec = Codec.from_bundle(self.bundle, threads=1)
+
+        def encode(source: Path, outputs: tuple[Path, ...]) -> Figures:
+            pixels = read_image(source)
+            data = codec.encode(pixels, self.quality)
+            make_folder(outputs[0].parent, parents=True)
+            write_atomically(outputs[0], data)
+            return Figures(source.stat().st_size, len(data), pixels.shape[0] * pixels.shape[1])
+
+        return encode
+
+
 def _encode(options: argparse.Namespace) -> int:
     from runtime.codec import Codec  # a backend is loaded only once the command line makes sense
 
+    if folder_mode(options, options.images):
+        codec = Codec.from_bundle(options.bundle)
+        recipe = Encoding(options.bundle, parse_quality(options.quality, codec.qualities))
+        return run_folder("encode", options.images[0], recipe, readable_suffixes(), ".ugic", (), options)
     folder = output_folder(options.images, options.output)
     names = output_names(options.images, options.output, ".ugic")
     codec = Codec.from_bundle(options.bundle)

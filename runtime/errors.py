@@ -61,5 +61,9 @@ class OutputError(UgicError):
     """An output file cannot be written."""
 
 
+class DiskError(OutputError):
+    """No output at all can be written there: the disk is full or read-only."""
+
+
 class UsageError(UgicError):
     """Command-line arguments that do not make sense together."""

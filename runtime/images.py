@@ -88,6 +88,12 @@ def check_size(width: int, height: int, name: str) -> None:
         )
 
 
+def readable_suffixes() -> tuple[str, ...]:
+    """Suffixes, lower case, of the files in a folder that are taken for images."""
+    Image.init()
+    return tuple(sorted(suffix for suffix, form in Image.registered_extensions().items() if form in _READ))
+
+
 def check_suffix(path: Path) -> str:
     """The Pillow format that an output's suffix stands for. Raises OutputError for an unknown one."""
     Image.init()

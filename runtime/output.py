@@ -8,8 +8,14 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from runtime.errors import OutputError, UsageError
+from runtime.errors import DiskError, OutputError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: unfinished files of killed runs stay, under names that nothing reads
+    fcntl = None  # type: ignore[assignment]
 
 _REMEDIES = {
     errno.ENOENT: "its folder does not exist; create it first",
@@ -85,10 +91,10 @@ def output_names(inputs: Sequence[Path], out: str, suffix: str, labels: Sequence
     return names
 
 
-def make_folder(folder: Path) -> None:
-    """Create `folder` where it is missing; its own parent has to exist. Raises OutputError."""
+def make_folder(folder: Path, parents: bool = False) -> None:
+    """Create `folder` where it is missing; without `parents`, its own parent has to exist. Raises OutputError."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=parents, exist_ok=True)
     except FileExistsError:
         raise OutputError(f"{folder}: is a file, not a folder; choose another output folder") from None
     except OSError as error:
@@ -99,7 +105,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that `path` holds either all of `data` or what it held before.
 
     The bytes go to a temporary name in the same folder, to the disk, and only then to `path`. A symbolic link
-    is followed. Whatever interrupts the write, the temporary file is removed.
+    is followed. Whatever interrupts the write, the temporary file is removed; after SIGKILL, `remove_stale` does that.
 
     Raises:
         OutputError: missing or read-only folder, full disk, or `path` is a folder or a device.
@@ -109,14 +115,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise OutputError(f"{path}: cannot be written: it is a folder; add a file name")
     if os.path.exists(path) and not os.path.isfile(target):
         raise OutputError(f"{path}: cannot be written: it is not a regular file; choose another name")
-    temporary = target.with_name(f".ugic-{secrets.token_hex(8)}.part")
     try:
-        # Not tempfile: it creates files that nobody but the owner may read, whatever the umask says.
-        with open(temporary, "xb") as handle:
+        handle, temporary = _locked(target)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    try:
+        with handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, target)
+            if fcntl:
+                os.replace(temporary, target)  # while it is locked
+        if not fcntl:
+            os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -125,6 +136,32 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def remove_stale(folder: Path) -> int:
+    """Remove what killed writers left in a folder; how many files that were. A file still being written is locked."""
+    removed = 0
+    for path in folder.glob(".ugic-*.part") if fcntl else ():
+        with suppress(OSError), open(path, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _locked(target: Path) -> tuple[BinaryIO, Path]:
+    """A new file beside `target`, locked against `remove_stale`, and its name."""
+    while True:
+        temporary = target.with_name(f".ugic-{secrets.token_hex(8)}.part")
+        # Not tempfile: it creates files that nobody but the owner may read, whatever the umask says.
+        handle = open(temporary, "xb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks
+            if fcntl:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if not fcntl or os.fstat(handle.fileno()).st_nlink:
+            return handle, temporary
+        handle.close()  # removed between its creation and the lock
+
+
 def _output_error(path: Path, error: OSError) -> OutputError:
     remedy = _REMEDIES.get(error.errno or 0) or f"{error.strerror or error}; choose another place"
-    return OutputError(f"{path}: cannot be written: {remedy}")
+    kind = DiskError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else OutputError
+    return kind(f"{path}: cannot be written: {remedy}")
