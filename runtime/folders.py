@@ -222,7 +222,8 @@ def run_folder(
     tasks, clashes, notes = find_tasks(folder, out, suffixes, suffix, labels)
     if not tasks and not clashes:
         raise UsageError(f"{folder}: no file in it ends in {', '.join(sorted(suffixes))}")
-    if stale := sum(remove_stale(at) for at in {o.parent for t in tasks for o in t.outputs}):
+    targets = {output.parent for task in tasks for output in task.outputs}
+    if stale := sum(map(remove_stale, targets)):
         notes.append(f"{stale} unfinished file{'s' * (stale > 1)} of a killed run removed")
 
     summary = Summary(verb, files=len(tasks) + len(clashes))
@@ -250,6 +251,8 @@ def run_folder(
     summary.not_tried = summary.files - summary.done - summary.skipped - summary.failed
     print(_as_json(summary) if options.json else _as_table(summary), end="\n" if options.json else "")
     if summary.not_tried:
+        for target in targets:
+            remove_stale(target)
         print(f"{summary.not_tried} not tried; the same command goes on from here", file=sys.stderr)
     if interrupted:
         raise KeyboardInterrupt
