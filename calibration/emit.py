@@ -8,7 +8,7 @@ QuantizeLinear and DequantizeLinear, whose scales are 1 and 2^-shift; ONNX Runti
 on CPUs. Layers that do not
 fit stay in the float form: the last one's means always, all of them where activations have more than 8 bits.
 On x86 without VNNI, uint8 × int8 kernels add two products in int16: exact only while weights stay within ±64
-(7 bits).
+(7 bits). `runtime.backends.onnxruntime` asks for uint8 × uint8 kernels there, which are exact for all weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Layers and samples in, an integer network out, with the proof that fp32 computes it exactly.
 
-Rectifiers are positively homogeneous: a hidden channel may be multiplied by any positive factor that the next
-    layer's
+Rectifiers are positively homogeneous: a hidden channel may be multiplied by any positive factor that the next layer's
 weights take back. So every channel gets a range of its own while every requantisation stays a power of two.
 """
 
@@ -62,7 +61,7 @@ def make_integer(
     scale_bounds: Float | None = None,
     medians: Float | None = None,
     input_limit: int = 127,
-    weight_bits: int = 7,
+    weight_bits: int = 8,
     head_weight_bits: int = 10,
     activation_bits: int = 8,
     mean_fraction_bits: int = 6,
@@ -87,8 +86,8 @@ def make_integer(
             the number of bounds below it.
         medians: float (Nz,) where the float network reads `z` plus them, else None.
         input_limit: `z` lies in [-input_limit, input_limit].
-        weight_bits: of every layer but the last. 7 keep the uint8 × int8 kernels of x86 without VNNI from
-            saturating.
+        weight_bits: of every layer but the last. 8 need kernels that do not add pairs of uint8 × int8 products in
+            16 bits: the runtime asks for such; 7 are exact in any.
         head_weight_bits: of the last layer, whose outputs are wider than 8 bits, so that no int8 kernel
             serves it.
         activation_bits: of hidden activations, 2 to 11; at most 8 for int8 kernels.

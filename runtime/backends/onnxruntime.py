@@ -57,6 +57,9 @@ class OnnxRuntime:
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
         options = library.SessionOptions()
         options.log_severity_level = 3
+        # Without VNNI, uint8 × int8 kernels add pairs of products in 16 bits, which 8-bit weights overflow: use uint8 ×
+        # uint8 there. Elsewhere this changes nothing.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         levels = library.GraphOptimizationLevel
