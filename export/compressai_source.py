@@ -7,6 +7,7 @@ own), so every symbol is a rounding to the nearest integer, and what follows add
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from export.compressai_zoo import ZooModel
 from export.layers import float_layers
 from export.lowering import lower
-from export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source
+from export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
 from models.entropy import bottleneck_probabilities
 from models.macs import count_macs
 
@@ -57,6 +58,26 @@ class HyperAnalysisGraph(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return self.h_a(torch.abs(y) if self.magnitudes else y) - self.medians
+
+
+class MeanGraph(nn.Module):
+    """`z` minus its medians to the means of `y`: the half of `h_s` that decides no scale, in float.
+
+    A mean that differs a little from one device to the next moves a pixel by nothing, and cannot garble a file.
+    """
+
+    medians: Tensor
+
+    def __init__(self, h_s: nn.Module, medians: Tensor, latent: int) -> None:
+        super().__init__()
+        *hidden, last = cast(nn.Sequential, h_s)
+        means = nn.Conv2d(last.in_channels, latent, last.kernel_size, padding=last.padding)
+        means.weight, means.bias = nn.Parameter(last.weight[latent:]), nn.Parameter(last.bias[latent:])
+        self.h_s = lower([*hidden, means])
+        self.register_buffer("medians", medians)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.h_s(z + self.medians)
 
 
 class SynthesisGraph(nn.Module):
@@ -117,6 +138,15 @@ def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSou
         h_a = HyperAnalysisGraph(model.h_a, medians, magnitudes=not _has_means(model))
         tolerance = _tolerance(h_a, (latent(1, 1, 1),))
         graphs["h_a"] = GraphSource(h_a, ("y",), ("z",), lambda h, w, n: (latent(h, w, n),), (latents,), tolerance)
+    if hyperprior and _has_means(model):
+
+        def hyper_latent(h: int, w: int, n: int) -> tuple[Tensor, ...]:
+            return (torch.round(torch.randn(n, model.N, h, w, generator=generator) * 2),)
+
+        h_s = MeanGraph(model.h_s, medians, model.M)
+        tolerance = _tolerance(h_s, hyper_latent(1, 1, 1))
+        coarse = {0: "n", 2: "h", 3: "w"}
+        graphs["h_s_mean"] = GraphSource(h_s, ("z",), ("mean",), hyper_latent, (coarse,), tolerance)
     return graphs
 
 
@@ -158,7 +188,9 @@ def compressai_source(zoo: ZooModel) -> Source:
 
     h_s = None
     if hyperprior:
-        h_s = HyperSynthesis(float_layers(model.h_s), "linear", centres.numpy(), _has_means(model))
+        *hidden, last = float_layers(model.h_s)  # of the last, what gives the scales; h_s_mean is the rest
+        last = replace(last, weight=last.weight[: model.M], bias=last.bias[: model.M])
+        h_s = HyperSynthesis([*hidden, last], "linear", centres.numpy(), has_means=False)
     built = "built from its weights" + (f" and the standard {len(zoo.scales)} scales" if hyperprior else "")
     return Source(
         architecture=zoo.architecture,
@@ -175,7 +207,7 @@ def compressai_source(zoo: ZooModel) -> Source:
         inverse_gain=np.ones((1, model.M)),
         conditions={},
         context=None,
-        context_digest="",
+        context_digest=digest(model.h_s) if hyperprior and _has_means(model) else "",
         analyse=analyse,
         model={
             "parameters": sum(p.numel() for p in model.parameters()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -60,11 +61,14 @@ class Source:
         graphs: name → graph, without `h_s`.
         hyper_synthesis: the part that becomes integer; None where `y` has a factorised prior of its own.
         scales: (rows,) standard deviation of each row of the scale table; none with a factorised prior.
+        shares, widths: (rows, K) the mixture of normals of each row and their standard deviations; None is one, of
+            the row's own.
         z_probabilities: (Nz, 2·reach + 1) P(z = n), n = -reach..reach, centred integers; Nz is 0 without `z`.
         gain, inverse_gain: (qualities, M).
         conditions: name → (beta, (D,) vectors); empty for one view.
         context: "checkerboard" or None.
-        context_digest: SHA-256 of the context's weights, "" where there is none.
+        context_digest: SHA-256 of the weights that decide means in float (the context's, or those of a float `h_s` for
+            means), "" where there are none.
         analyse: (3, H, W) image in [0, 1] and 0-based quality to real integer `z`, for calibration on images.
         model: facts for people.
         y_probabilities: (M, 2·reach + 1), as of `z`, with a factorised prior of `y`, else None.
@@ -92,6 +96,8 @@ class Source:
     analyse: Callable[[Tensor, int], np.ndarray]
     model: dict[str, Any] = field(default_factory=dict)
     y_probabilities: np.ndarray | None = None
+    shares: np.ndarray | None = None
+    widths: np.ndarray | None = None
     skip_below: float = 1e-4
     table_tail: float = 1e-7
     table_floor: float = 0.0
@@ -110,3 +116,11 @@ class ImageOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.round(x.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 of a module's weights as fp32, names included."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        h.update(name.encode() + b"\0" + tensor.float().numpy().tobytes())
+    return h.hexdigest()

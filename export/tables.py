@@ -25,29 +25,40 @@ def integer_row(probabilities: np.ndarray, escape: float, floor: float = 0.0) ->
     return frequencies.astype(np.uint32)
 
 
-def gaussian_row(scale: float, tail: float = 1e-7, floor: float = 0.0) -> tuple[np.ndarray, int]:
-    """(frequencies, offset) of round(x), x normal with mean 0 and a standard deviation.
+def mixture_row(
+    shares: np.ndarray, scales: np.ndarray, tail: float = 1e-7, floor: float = 0.0
+) -> tuple[np.ndarray, int]:
+    """(frequencies, offset) of round(x), x of a mixture of normals with mean 0.
 
-    The support leaves at most `tail` on either side.
+    Args:
+        shares: (K,) of the components, summing to 1.
+        scales: (K,) their standard deviations.
+        tail: the support leaves at most this on either side.
+        floor: as of `integer_row`.
     """
+
+    def beyond(x: np.ndarray | float) -> np.ndarray:
+        """P(value > x)."""
+        return 0.5 * erfc(np.asarray(x)[..., None] / scales / np.sqrt(2)) @ shares
+
     reach = 1
-    while 0.5 * erfc((reach + 0.5) / scale / np.sqrt(2)) > tail:
+    while beyond(reach + 0.5) > tail:
         reach += 1
     values = np.abs(np.arange(-reach, reach + 1))
-    upper = 0.5 * erfc((values - 0.5) / scale / np.sqrt(2))
-    lower = 0.5 * erfc((values + 0.5) / scale / np.sqrt(2))
-    outside = erfc((reach + 0.5) / scale / np.sqrt(2))
-    return integer_row(upper - lower, float(outside), floor), -reach
+    return integer_row(beyond(values - 0.5) - beyond(values + 0.5), float(2 * beyond(reach + 0.5)), floor), -reach
 
 
-def gaussian_tables(
-    scales: np.ndarray, skip_below: float, tail: float = 1e-7, floor: float = 0.0
+def latent_tables(
+    shares: np.ndarray, scales: np.ndarray, skip_below: float, tail: float = 1e-7, floor: float = 0.0
 ) -> dict[str, np.ndarray]:
-    """The `y_*` arrays. Rows whose symbols are non-zero with less than a probability are skipped."""
+    """The `y_*` arrays of (rows, K) mixtures of normals.
+
+    Rows whose symbols are non-zero with less than the probability `skip_below` are skipped.
+    """
     rows = []
-    for scale in scales:
-        skipped = erfc(0.5 / scale / np.sqrt(2)) < skip_below
-        rows.append((np.zeros(0, np.uint32), 0) if skipped else gaussian_row(float(scale), tail, floor))
+    for share, scale in zip(shares, scales, strict=True):
+        skipped = erfc(0.5 / scale / np.sqrt(2)) @ share < skip_below
+        rows.append((np.zeros(0, np.uint32), 0) if skipped else mixture_row(share, scale, tail, floor))
     return _arrays("y", rows)
 
 

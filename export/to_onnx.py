@@ -23,7 +23,7 @@ from calibration.ranges import prior_samples
 from export.checkpoint import CheckpointError, load
 from export.graphs import Check, check_graph, export_graph
 from export.source import Source
-from export.tables import factorised_tables, gaussian_tables
+from export.tables import factorised_tables, latent_tables
 from export.write import check_replaceable, golden_vectors, write_bundle
 from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.exact import ExactNetwork
@@ -145,7 +145,9 @@ def export_bundle(
         raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")
     rule = (source.table_tail, source.table_floor)
     if source.y_probabilities is None:
-        y_tables = gaussian_tables(source.scales, source.skip_below, *rule)
+        widths = source.scales[:, None] if source.widths is None else source.widths
+        shares = np.ones_like(widths) if source.shares is None else source.shares
+        y_tables = latent_tables(shares, widths, source.skip_below, *rule)
     else:
         y_tables = factorised_tables(source.y_probabilities, "y", *rule)
     tables = {

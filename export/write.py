@@ -17,8 +17,8 @@ from runtime.bundle import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest, co
 from runtime.exact import ExactNetwork
 from runtime.range_coder import Tables
 
-ENCODER = ("g_a", "h_a", "h_s", "context")
-DECODER = ("h_s", "context", "g_s_trunk", "g_s", "condition")
+ENCODER = ("g_a", "h_a", "h_s", "h_s_mean", "context")
+DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "condition")
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

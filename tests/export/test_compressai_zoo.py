@@ -22,7 +22,7 @@ from export import to_onnx
 from export.checkpoint import load
 from export.compressai_zoo import SERVED, architecture_of
 from export.source import Source
-from export.tables import TOTAL, gaussian_row
+from export.tables import TOTAL, mixture_row
 from models.entropy import compressai_module
 from runtime import Codec, bitstream, decode
 from runtime.bitstream import Bitstream
@@ -84,16 +84,11 @@ def test_it_is_recognised_and_tables_are_built_where_there_are_none(
 
 @pytest.mark.parametrize("size", [(128, 192), (70, 33), (1, 1)])
 def test_the_picture_is_compressais(exported: Exported, size: tuple[int, int]) -> None:
-    """Up to one level where a value lies between two; with means, given the integer ones."""
+    """Up to one level, in less than a pixel of a thousand, where a value lies between two."""
     image = photograph(*size)
     found = exported.codec.decode(exported.codec.encode(image)).astype(int)
-    model, x = exported.model, exported.padded(image)
     with torch.no_grad():
-        if exported.has_means:
-            mean = torch.from_numpy(exported.parts(image)[2])
-            expected = model.g_s(torch.round(model.g_a(x) - mean) + mean)
-        else:
-            expected = model(x)["x_hat"]
+        expected = exported.model(exported.padded(image))["x_hat"]
     expected = torch.round(expected.clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy()[: size[0], : size[1]]
     assert found.shape == (*size, 3)
     assert np.abs(found - expected).max() <= 1
@@ -120,7 +115,7 @@ def test_symbols_are_compressais(exported: Exported) -> None:
 
 
 @torch.no_grad()
-def test_scales_and_means_are_nearly_compressais(exported: Exported) -> None:
+def test_means_are_compressais_and_scales_nearly(exported: Exported) -> None:
     """Integers cost what the size shows: next to nothing. Few scale indexes differ, by one row."""
     model = exported.model
     _, rows, mean, z = exported.parts(photograph(128, 192))
@@ -134,8 +129,7 @@ def test_scales_and_means_are_nearly_compressais(exported: Exported) -> None:
     assert len(np.unique(rows)) > 25
     assert difference.max() <= 2 and np.mean(difference > 0) < 0.2
     if means is not None:
-        error = np.sqrt(np.mean((means.numpy() - mean) ** 2, axis=(0, 2, 3)))
-        assert np.all(error < 0.02 + 0.1 * means.std((0, 2, 3)).numpy())
+        assert mean.std() > 0.1 and np.abs(means.numpy() - mean).max() < 1e-3
 
 
 def test_the_file_is_as_small_as_compressais(exported: Exported) -> None:
@@ -201,7 +195,7 @@ def test_wide_layers_get_fewer_activation_bits(
 
 
 def test_a_floor_bounds_what_unlikely_symbols_cost() -> None:
-    plain, floored = (gaussian_row(2.0, 1e-9, floor)[0] / TOTAL for floor in (0.0, 2.0**-16))
+    plain, floored = (mixture_row(np.ones(1), np.full(1, 2.0), 1e-9, floor)[0] / TOTAL for floor in (0.0, 2.0**-16))
     assert plain.min() < 2.0**-23 and floored.min() > 2.0**-16.1
     assert -np.sum(plain * np.log2(floored / plain)) < 2e-3  # bits a symbol, where the model is right
 

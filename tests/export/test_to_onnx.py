@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from math import erf
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from export import to_onnx
 from export.graphs import store_halves
-from export.tables import TOTAL, factorised_tables, gaussian_row, gaussian_tables, integer_row
+from export.tables import TOTAL, factorised_tables, integer_row, latent_tables, mixture_row
 from models.ugicm import UGICM, UGICMConfig
 from runtime import Codec, bitstream
 from runtime.bundle import Bundle
@@ -167,14 +168,19 @@ def test_integer_rows_sum_exactly() -> None:
     for n in (1, 2, 50, 3000):
         row = integer_row(rng.random(n) ** 8, 1e-7)
         assert row.sum(dtype=np.int64) == TOTAL and row.min() >= 1 and len(row) == n + 1
-    frequencies, offset = gaussian_row(2.0)
+
+
+def test_a_row_is_the_distribution_of_a_rounded_mixture() -> None:
+    frequencies, offset = mixture_row(np.array([0.75, 0.25]), np.array([1.0, 3.0]))
     assert len(frequencies) == 2 * -offset + 2
     p = frequencies[:-1] / TOTAL
-    assert abs(np.sum(p * np.arange(offset, -offset + 1) ** 2.0) - (4 + 1 / 12)) < 1e-3
+    assert np.array_equal(p, p[::-1])
+    assert abs(np.sum(p * np.arange(offset, -offset + 1) ** 2.0) - (0.75 * 1 + 0.25 * 9 + 1 / 12)) < 1e-3
+    assert abs(p[-offset] - sum(w * erf(0.5 / s / 2**0.5) for w, s in ((0.75, 1.0), (0.25, 3.0)))) < 1e-6
 
 
 def test_narrow_rows_are_skipped() -> None:
-    tables = gaussian_tables(np.array([0.11, 0.2, 1.0]), 1e-4)
+    tables = latent_tables(np.ones((3, 1)), np.array([[0.11], [0.2], [1.0]]), 1e-4)
     assert tables["y_lengths"][0] == 0 and tables["y_lengths"][1] > 0
     z = factorised_tables(np.array([[0.0, 1.0, 0.0], [0.2, 0.5, 0.3]]))
     assert z["z_lengths"].tolist() == [2, 4] and z["z_offsets"].tolist() == [0, -1]
