@@ -23,6 +23,7 @@ MAX_PIXELS = 1 << 28
 MAX_SUBSTREAMS = 65535
 
 _MAX_VARINT_BYTES = 5  # every number of the format fits in 32 bits
+HEADER_BYTES = len(MAGIC) + 1 + CODEC_ID_BYTES + 1 + 2 * _MAX_VARINT_BYTES
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ class Bitstream:
     z: bytes
     y: tuple[bytes, ...]
     symbol_checksum: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says before its substreams; the fields of `Bitstream`."""
+
+    codec_id: bytes
+    quality: int
+    width: int
+    height: int
 
 
 def pack(b: Bitstream) -> bytes:
@@ -76,18 +87,7 @@ def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
     every proper prefix of a file), CorruptFileError (trailing bytes, file checksum, non-minimal or over-long
     varints, a value outside the ranges of `Bitstream`).
     """
-    if data[: len(MAGIC)] != MAGIC[: len(data)]:
-        raise NotUgicError(f"{name} is not a .ugic file: it does not begin with {MAGIC.decode()}")
-    at = len(MAGIC)
-    if len(data) > at and data[at] != VERSION:
-        raise VersionError(
-            f"{name} has format version {data[at]}, this release reads {VERSION}; install one that reads it"
-        )
-    at += 1
-    codec_id, at = _take(data, at, CODEC_ID_BYTES, name)
-    quality, at = _take(data, at, 1, name)
-    width, at = read_varint(data, at, name)
-    height, at = read_varint(data, at, name)
+    header, at = _header(data, name)
     z_length, at = read_varint(data, at, name)
     z, at = _take(data, at, z_length, name)
     count, at = read_varint(data, at, name)
@@ -107,9 +107,22 @@ def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
         _corrupt(name, f"{len(data) - end} bytes follow its last field")
     if zlib.crc32(memoryview(data)[:at]) != int.from_bytes(file_checksum, "little"):
         _corrupt(name, "its file checksum does not match its bytes")
-    if fault := _out_of_range(quality[0], width, height, count):
+    if fault := _out_of_range(header.quality, header.width, header.height, count):
         _corrupt(name, fault)
-    return Bitstream(codec_id, quality[0], width, height, z, tuple(y), int.from_bytes(checksum, "little"))
+    return Bitstream(
+        header.codec_id, header.quality, header.width, header.height, z, tuple(y), int.from_bytes(checksum, "little")
+    )
+
+
+def read_header(start: bytes, name: str = "<bytes>") -> Header:
+    """What the first HEADER_BYTES of a file say (all of a shorter one), without the rest being looked at.
+
+    Raises NotUgicError, VersionError, TruncatedError, CorruptFileError, as `parse` does for these fields.
+    """
+    header, _ = _header(start, name)
+    if fault := _out_of_range(header.quality, header.width, header.height, 1):
+        _corrupt(name, fault)
+    return header
 
 
 def symbol_checksum(z: NDArray[np.signedinteger[Any]], y: NDArray[np.signedinteger[Any]]) -> int:
@@ -156,6 +169,23 @@ def read_varint(data: bytes, at: int, name: str = "<bytes>") -> tuple[int, int]:
                 break
             return value, at + i + 1
     _corrupt(name, f"the number at byte {at} needs more than 32 bits")
+
+
+def _header(data: bytes, name: str) -> tuple[Header, int]:
+    """The fields before the substreams, their ranges not yet checked, and the index after them."""
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise NotUgicError(f"{name} is not a .ugic file: it does not begin with {MAGIC.decode()}")
+    at = len(MAGIC)
+    if len(data) > at and data[at] != VERSION:
+        raise VersionError(
+            f"{name} has format version {data[at]}, this release reads {VERSION}; install one that reads it"
+        )
+    at += 1
+    codec_id, at = _take(data, at, CODEC_ID_BYTES, name)
+    quality, at = _take(data, at, 1, name)
+    width, at = read_varint(data, at, name)
+    height, at = read_varint(data, at, name)
+    return Header(codec_id, quality[0], width, height), at
 
 
 def _take(data: bytes, at: int, size: int, name: str) -> tuple[bytes, int]:
