@@ -24,6 +24,8 @@ from runtime.errors import BundleError, CorruptFileError, TruncatedError
 TOTAL = 1 << 24
 MAX_ENTRIES = TOTAL - 2  # the longest row that constriction accepts
 _WORD = 4  # bytes of a range coder word
+_SHORT, _LIKELY = 8, TOTAL * 2 // 3  # rows that decode faster from the left: at most so long, one entry so frequent
+_BLOCK = 8192  # symbols that are counted at once
 
 Rows = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -83,28 +85,72 @@ class Tables:
         """How many rows there are; a row index is less than this."""
         return self.lengths.size
 
-    def model(self, row: int) -> Any:
-        """constriction's model of a row of two or more entries, built at its first use."""
-        model = self._models.get(row)
+    def encoder_model(self, row: int) -> Any:
+        """constriction's model of a row of two or more entries, for encoding; built at its first use."""
+        model = self._encoder_models[row]
         if model is None:
-            stop = int(self._stops[row])
-            shares = self.frequencies[stop - int(self.lengths[row]) : stop].astype(np.float64)
-            shares -= 1
-            model = self._models[row] = constriction.stream.model.Categorical(shares, perfect=False)
+            model = self._encoder_models[row] = _categorical(self._row(row), lazy=False)
         return model
 
-    @cached_property
-    def skips(self) -> bool:
-        """Whether any row is skipped."""
-        return bool(np.any(self.lengths == 0))
+    def decoder_model(self, row: int) -> Any:
+        """The same frequencies for decoding: searched from the left where the row is short and one entry likely.
+
+        constriction's cumulated form halves the interval, three nanoseconds a step whatever the data; its lazy form
+        adds up probabilities from the left, which a processor predicts where the outcome is nearly always the same.
+        """
+        model = self._decoder_models[row]
+        if model is None:
+            frequencies = self._row(row)
+            lazy = frequencies.size <= _SHORT and int(frequencies.max()) >= _LIKELY
+            model = _categorical(frequencies, lazy=True) if lazy else self.encoder_model(row)
+            self._decoder_models[row] = model
+        return model
+
+    def coded(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """For each symbol whether its row is coded at all; None where every row of the tables is."""
+        first, skipped = self._skipped
+        if not skipped:
+            return None
+        # One comparison where the skipped rows come before all others, as those of small scales do.
+        return rows >= first if first == skipped else np.take(self.lengths > 0, rows, mode="clip")
+
+    def _row(self, row: int) -> NDArray[np.uint32]:
+        stop = int(self._stops[row])
+        return self.frequencies[stop - int(self.lengths[row]) : stop]
 
     @cached_property
-    def _models(self) -> dict[int, Any]:
-        return {}
+    def _skipped(self) -> tuple[int, int]:
+        """How many rows are skipped before the first that is not, and in all."""
+        skipped = self.lengths == 0
+        return int(np.argmin(np.append(skipped, False))), int(np.count_nonzero(skipped))
+
+    @cached_property
+    def limits(self) -> NDArray[np.int32]:
+        """int32 (rows,), the index of each row's escape; -1 for a skipped row."""
+        return self.lengths - np.int32(1)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int32]:
+        """int32 (rows,), the value of each row's first entry; 0 for a skipped row."""
+        return np.where(self.lengths > 0, self.offsets, np.int32(0))
+
+    @cached_property
+    def _encoder_models(self) -> list[Any]:
+        return [None] * self.rows
+
+    @cached_property
+    def _decoder_models(self) -> list[Any]:
+        return [None] * self.rows
 
     @cached_property
     def _stops(self) -> NDArray[np.int64]:
         return np.cumsum(self.lengths, dtype=np.int64)
+
+
+def _categorical(frequencies: NDArray[np.uint32], lazy: bool) -> Any:
+    shares = frequencies.astype(np.float64)
+    shares -= 1
+    return constriction.stream.model.Categorical(shares, perfect=False, lazy=lazy)
 
 
 def encode(symbols: NDArray[np.int32], rows: Rows, tables: Tables, substreams: int = 1) -> list[bytes]:
@@ -117,14 +163,7 @@ def encode(symbols: NDArray[np.int32], rows: Rows, tables: Tables, substreams: i
         raise ValueError(f"need as many int32 symbols as rows, got {symbols.dtype} {symbols.shape} and {rows.shape}")
     if substreams < 1:
         raise ValueError(f"{substreams} substreams; at least 1 is needed")
-    coded = _coded_positions(rows, tables)
-    if coded is not None:
-        if np.count_nonzero(symbols) != np.count_nonzero(symbols[coded]):
-            raise ValueError("a symbol of a skipped row is not zero")
-        symbols, rows = symbols[coded], rows[coded]
-    bounds = [i * symbols.size // substreams for i in range(substreams + 1)]
-    parts = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-    return [_encode_substream(symbols[part], rows[part], tables) for part in parts]
+    return [encode_substream(symbols[part], rows[part], tables) for part in parts(rows, tables, substreams)]
 
 
 def decode(streams: Sequence[bytes], rows: Rows, tables: Tables, name: str = "<bytes>") -> NDArray[np.int32]:
@@ -134,108 +173,141 @@ def decode(streams: Sequence[bytes], rows: Rows, tables: Tables, name: str = "<b
     CorruptFileError, which calls the file `name`, for streams that break a rule of docs/bitstream.md, and
     ValueError for rows of the wrong kind.
     """
-    coded = _coded_positions(rows, tables)
-    if not streams:
-        raise CorruptFileError(f"{name} is damaged: it has no substreams; copy or download it again")
-    coded_rows = rows if coded is None else rows[coded]
-    symbols = np.empty(coded_rows.size, np.int32)
-    count = len(streams)
-    for i, stream in enumerate(streams):
-        part = slice(i * symbols.size // count, (i + 1) * symbols.size // count)
-        _decode_substream(
-            stream, coded_rows[part], tables, symbols[part], f"{name} is damaged: substream {i} of {count}"
-        )
-    if coded is None:
-        return symbols
     out = np.zeros(rows.size, np.int32)
-    out[coded] = symbols
+    for i, (stream, part) in enumerate(zip(streams, parts(rows, tables, len(streams), name), strict=True)):
+        decode_substream(stream, rows[part], tables, out[part], damaged(name, i, len(streams)))
     return out
 
 
-def _coded_positions(rows: Rows, tables: Tables) -> NDArray[np.intp] | None:
-    """Indexes of the symbols whose rows are not skipped, or None where that is all of them."""
+def damaged(name: str, number: int, count: int) -> str:
+    """How the message of an error in a substream begins."""
+    return f"{name} is damaged: substream {number} of {count}"
+
+
+def parts(rows: Rows, tables: Tables, substreams: int, name: str = "<bytes>") -> list[slice]:
+    """What part of the scan order each substream covers: consecutive, with equal shares of the coded symbols.
+
+    A substream without coded symbols has an empty part, or one of skipped symbols alone.
+
+    Raises:
+        CorruptFileError: no substreams; it calls the file `name`.
+        ValueError: rows of the wrong kind, or beyond the tables.
+    """
     if rows.dtype not in (np.uint8, np.uint16) or rows.ndim != 1:
         raise ValueError(f"rows must be a 1-D uint8 or uint16 array, not {rows.dtype} {rows.shape}")
     top = int(rows.max(initial=0))
     if rows.size and top >= tables.rows:
         raise ValueError(f"row {top} used, the tables have {tables.rows}")
-    if not tables.skips:
-        return None
-    coded = np.flatnonzero((tables.lengths > 0)[rows])
-    return None if coded.size == rows.size else coded
+    if not substreams:
+        raise CorruptFileError(f"{name} is damaged: it has no substreams; copy or download it again")
+    if substreams == 1:
+        return [slice(0, rows.size)]
+    coded = tables.coded(rows)
+    total = rows.size if coded is None else int(np.count_nonzero(coded))
+    cuts = [i * total // substreams for i in range(substreams)]
+    if coded is not None and total < rows.size:
+        cuts = _positions(coded, cuts, total)
+    cuts[0] = 0
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], rows.size], strict=True)]
 
 
-def _groups(rows: Rows) -> tuple[NDArray[np.intp], list[tuple[int, slice]]]:
-    """The coding order (row ascending, stable; NumPy sorts these by radix) and each used row's part of it."""
+def _positions(mask: NDArray[np.bool_], ordinals: list[int], total: int) -> list[int]:
+    """Where the true elements of these ordinals stand, of `total`; the end for one past the last. Ascending."""
+    if len(ordinals) * _BLOCK > mask.size:
+        positions = np.append(np.flatnonzero(mask), mask.size)
+        return [int(p) for p in positions[ordinals]]
+    # Counting is a hundred times faster than listing, so only the blocks that are wanted are listed.
+    counts = [np.count_nonzero(mask[at : at + _BLOCK]) for at in range(0, mask.size, _BLOCK)]
+    ends = np.cumsum(counts)
+    out = []
+    for ordinal, block in zip(ordinals, np.searchsorted(ends, ordinals, side="right").tolist(), strict=True):
+        if ordinal >= total:
+            out.append(mask.size)
+            continue
+        inside = np.flatnonzero(mask[block * _BLOCK : (block + 1) * _BLOCK])
+        out.append(block * _BLOCK + int(inside[ordinal - int(ends[block]) + counts[block]]))
+    return out
+
+
+def _grouped(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], list[int]]:
+    """The coding order of a part: row ascending, stable. NumPy sorts by radix, one counting pass for uint8.
+
+    Returns:
+        The scan positions in coding order, without the skipped rows before the first that is not; the rows in use,
+        ascending, skipped ones possibly among them; how many symbols each has; and where each ends in the order.
+    """
     order = np.argsort(rows, kind="stable")
     # Counting through the sorted rows spares the int64 copy of `rows` that np.bincount makes.
     in_order = rows[order]
-    used = np.arange(int(in_order[-1]) + 1, dtype=rows.dtype)
-    stops = np.searchsorted(in_order, used, side="right").tolist()
-    starts = [0, *stops[:-1]]
-    return order, [(row, slice(a, b)) for row, (a, b) in enumerate(zip(starts, stops, strict=True)) if b > a]
+    ends = np.searchsorted(in_order, np.arange(int(in_order[-1]) + 1, dtype=rows.dtype), side="right")
+    counts = np.diff(ends, prepend=0)
+    skipped = min(tables._skipped[0], counts.size)
+    lead = int(ends[skipped - 1]) if skipped else 0
+    used = np.flatnonzero(counts[skipped:]) + skipped
+    return order[lead:], used, counts[used], (ends[used] - lead).tolist()
 
 
-def _encode_substream(symbols: NDArray[np.int32], rows: Rows, tables: Tables) -> bytes:
+def encode_substream(symbols: NDArray[np.int32], rows: Rows, tables: Tables) -> bytes:
+    """One substream: see `encode`."""
     if symbols.size == 0:
         return b""
-    order, groups = _groups(rows)
+    order, used, counts, ends = _grouped(rows, tables)
     grouped = symbols[order]
+    if order.size < rows.size and np.count_nonzero(grouped) != np.count_nonzero(symbols):
+        raise ValueError("a symbol of a skipped row is not zero")
+    limits = np.repeat(tables.limits[used], counts)
+    # Modulo 2**32 a symbol below the row's offset becomes a large index: one comparison finds both tails.
+    indexes = (grouped - np.repeat(tables.starts[used], counts)).view(np.uint32)
+    outside = indexes >= limits.view(np.uint32)
+    section = _pack_escapes(grouped[outside]) if outside.any() else b""
+    entries = np.minimum(indexes, limits.view(np.uint32)).view(np.int32)
     encoder = constriction.stream.queue.RangeEncoder()
-    escaped: list[NDArray[np.int32]] = []
-    for row, part in groups:
-        values = grouped[part]
-        escape = np.uint32(tables.lengths[row] - 1)
-        # Modulo 2**32 a symbol below the row's offset becomes a large index: one comparison finds both tails.
-        indexes = values.view(np.uint32) - tables.offsets.view(np.uint32)[row]
-        outside = indexes >= escape
-        if outside.any():
-            escaped.append(values[outside])
-        if escape > 0:
-            encoder.encode(np.minimum(indexes, escape).view(np.int32), tables.model(row))
-    section = _pack_escapes(np.concatenate(escaped)) if escaped else b""
+    start, coded = 0, False
+    for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
+        if limit > 0:
+            encoder.encode(entries[start:end], tables.encoder_model(row))
+        elif limit < 0 and entries[start:end].any():
+            raise ValueError("a symbol of a skipped row is not zero")
+        coded = coded or limit >= 0
+        start = end
+    if not coded:
+        return b""
     words: bytes = encoder.get_compressed().astype("<u4").tobytes()
     return write_varint(len(section)) + section + words
 
 
-def _decode_substream(stream: bytes, rows: Rows, tables: Tables, out: NDArray[np.int32], where: str) -> None:
-    """Decode one substream's symbols into `out` (scan order). `where` begins the message of an error."""
-    if rows.size == 0:
+def decode_substream(stream: bytes, rows: Rows, tables: Tables, out: NDArray[np.int32], where: str) -> None:
+    """Decode one substream's symbols into `out` (scan order, zeros before). `where` begins the message of an error."""
+    grouping = _grouped(rows, tables) if rows.size else None
+    if grouping is None or not np.any(tables.lengths[grouping[1]]):
         if stream:
             _fail(where, "holds bytes but no symbols")
         return
+    order, used, counts, ends = grouping
     section, words = _split(stream, where)
-    order, groups = _groups(rows)
-    grouped = np.empty(rows.size, np.uint32)
+    grouped = np.zeros(order.size, np.int32)
     decoder = constriction.stream.queue.RangeDecoder(words)
-    coded = False
-    escapes: list[tuple[int, NDArray[np.intp]]] = []
-    for row, part in groups:
-        escape = int(tables.lengths[row]) - 1
-        if escape == 0:
-            escapes.append((row, np.arange(part.start, part.stop)))
-            continue
-        coded = True
-        try:
-            indexes = decoder.decode(tables.model(row), part.stop - part.start)
-        except AssertionError:  # how constriction reports a state that no encoder reaches
-            _fail(where, "holds words that no encoder writes")
-        outside = np.flatnonzero(indexes == escape)
-        if outside.size:
-            escapes.append((row, outside + part.start))
-        np.add(indexes.view(np.uint32), tables.offsets.view(np.uint32)[row], out=grouped[part])
+    start, coded = 0, False
+    try:
+        for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
+            if limit > 0:
+                grouped[start:end] = decoder.decode(tables.decoder_model(row), end - start)
+                coded = True
+            start = end
+    except AssertionError:  # how constriction reports a state that no encoder reaches
+        _fail(where, "holds words that no encoder writes")
     # An encoder writes at least one word, and none if it coded nothing; the library tells neither apart.
     if coded != (words.size > 0) or not decoder.maybe_exhausted():
         _fail(where, "does not end where its symbols end")
-    values = _unpack_escapes(section, sum(at.size for _, at in escapes), where)
-    start = 0
-    for row, at in escapes:
-        part_values = values[start : start + at.size]
-        start += at.size
-        if np.any(part_values - tables.offsets.view(np.uint32)[row] < np.uint32(tables.lengths[row] - 1)):
+    escapes = np.flatnonzero(grouped == np.repeat(tables.limits[used], counts))
+    grouped += np.repeat(tables.starts[used], counts)
+    values = _unpack_escapes(section, escapes.size, where)
+    if escapes.size:
+        row = used[np.searchsorted(np.asarray(ends), escapes, side="right")]
+        if np.any(values - tables.starts.view(np.uint32)[row] < tables.limits.view(np.uint32)[row]):
             _fail(where, "escapes a symbol that its row holds")
-        grouped[at] = part_values
-    out[order] = grouped.view(np.int32)
+        grouped[escapes] = values.view(np.int32)
+    out[order] = grouped
 
 
 def _split(stream: bytes, where: str) -> tuple[bytes, NDArray[np.uint32]]:

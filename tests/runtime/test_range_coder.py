@@ -85,6 +85,24 @@ def test_substreams_hold_equal_parts_of_the_coded_symbols():
     assert [first[:2], second[:2]] == [b"\x01\x0a", b"\x01\x0c"]
 
 
+@pytest.mark.parametrize("skipped", [(0,), (0, 1), (2,), (0, 3), (0, 1, 2, 3)])
+def test_parts_of_many_symbols_hold_equal_shares_whatever_rows_are_skipped(skipped):
+    tables = make_tables([[] if row in skipped else [TOTAL // 2, TOTAL // 2] for row in range(4)], [0] * 4)
+    rng = np.random.default_rng(3)
+    rows = np.repeat(rng.integers(0, 4, 400), rng.integers(1, 400, 400)).astype(np.uint8)
+    total = int(np.count_nonzero(~np.isin(rows, skipped)))
+    parts = range_coder.parts(rows, tables, 5)
+    shares = [int(np.count_nonzero(~np.isin(rows[part], skipped))) for part in parts]
+    assert shares == [(i + 1) * total // 5 - i * total // 5 for i in range(5)]
+    assert [parts[0].start, *(part.stop for part in parts)] == [*(part.start for part in parts), rows.size]
+
+
+def test_short_rows_of_one_likely_entry_decode_by_another_model():
+    tables = make_tables([[1, TOTAL - 2, 1], [TOTAL // 2, TOTAL // 2], [1] * 8 + [TOTAL - 8]], [0, 0, 0])
+    distinct = [tables.decoder_model(row) is not tables.encoder_model(row) for row in range(3)]
+    assert distinct == [True, False, False]
+
+
 def test_skipped_rows_cost_nothing_and_decode_to_zero():
     tables = make_tables([[], [TOTAL]], [0, 0])
     rows = np.zeros(1000, np.uint8)
@@ -115,10 +133,10 @@ def test_non_contiguous_arrays():
 def test_models_are_built_once_and_only_for_used_rows():
     tables = make_tables([[1, TOTAL - 1], [2, TOTAL - 2]], [0, 0])
     encode(np.zeros(3, np.int32), np.ones(3, np.uint8), tables)
-    model = tables.model(1)
+    models = tables.encoder_model(1), tables.decoder_model(1)
     decode(encode(np.zeros(3, np.int32), np.ones(3, np.uint8), tables), np.ones(3, np.uint8), tables)
-    assert tables.model(1) is model
-    assert list(tables._models) == [1]
+    assert (tables.encoder_model(1), tables.decoder_model(1)) == models
+    assert tables._encoder_models[0] is tables._decoder_models[0] is None
 
 
 @settings(deadline=None, max_examples=400)
