@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from PIL import Image, features
@@ -58,7 +59,7 @@ def picture_uri(pixels: np.ndarray) -> str:
     webp = features.check("webp")
     if lossless(width, height):
         return _uri(image, "WEBP" if webp else "PNG", {"lossless": True} if webp else {"optimize": True})
-    return _uri(image, *(("WEBP", {"quality": 92}) if webp else ("JPEG", {"quality": 95, "subsampling": 0})))
+    return _uri(image, "WEBP", {"quality": 92}) if webp else _uri(image, "JPEG", {"quality": 95, "subsampling": 0})
 
 
 def map_uri(values: np.ndarray, top: float, colours: str, pixelated: bool = False) -> str:
@@ -72,9 +73,9 @@ def map_uri(values: np.ndarray, top: float, colours: str, pixelated: bool = Fals
     return _uri(image, "WEBP", {"quality": 85})
 
 
-def _uri(image: Image.Image, form: str, options: dict[str, object]) -> str:
+def _uri(image: Image.Image, form: str, options: Mapping[str, Any]) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)  # type: ignore[arg-type]
+    image.save(buffer, form, **options)
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
