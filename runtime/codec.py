@@ -57,14 +57,25 @@ class Codec:
 
     @classmethod
     def from_bundle(
-        cls, path: str | Path | None = None, *, backend: str = "onnxruntime", threads: int | None = None
+        cls,
+        path: str | Path | None = None,
+        *,
+        backend: str = "onnxruntime",
+        threads: int | None = None,
+        precision: str | None = None,
     ) -> Codec:
-        """Opens a bundle, verified (None: the shipped one), on a backend with `threads` CPU threads.
+        """Opens a bundle, verified (None: the shipped one), on a backend.
+
+        Args:
+            backend: a name of `runtime.backends.NAMES`.
+            threads: CPU threads (None: the library's choice).
+            precision: of the transforms, for GPU backends; see `runtime.backends.open_backend`.
 
         Raises:
             BundleError, VersionError, BackendError: see those types.
         """
-        return cls(Bundle.open(DEFAULT if path is None else path), open_backend(backend, threads))
+        bundle = Bundle.open(DEFAULT if path is None else path)
+        return cls(bundle, open_backend(backend, threads, bundle, precision))
 
     @property
     def codec_id(self) -> bytes:
@@ -134,35 +145,52 @@ class Codec:
         if self.bundle.manifest.context:
             anchor = checkerboard(*y.shape[2:])
             # With the symbols of the others at 0, what comes out at the others is their refined mean.
-            refined = self._run("context", symbols=(symbols * anchor).astype(np.float32), mean=mean, anchor=anchor)
+            refined = self._run("context", symbols=symbols * anchor.astype(np.int32), mean=mean, anchor=anchor)
             symbols = np.where(anchor > 0, symbols, _quantise(y - refined, coded))
         return symbols, scale_index
 
     # ---- decode
 
-    def decode(self, data: bytes, condition: str | float | None = None, name: str = "<bytes>") -> np.ndarray:
+    def decode(
+        self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None
+    ) -> np.ndarray:
         """Decodes one view.
 
         Args:
             data: the bytes of a .ugic file.
             condition: a name of `conditions` or a beta in [0, 1]; None is "human" where there are conditions.
             name: what errors call the data.
+            device: "cuda" leaves the image on the GPU, as an array for DLPack consumers; needs a GPU backend.
 
         Returns:
             (H, W, 3) uint8 RGB.
 
         Raises:
             NotUgicError, VersionError, TruncatedError, CorruptFileError, CodecMismatchError, DesynchronisedError,
-            ConditionError, PartError: see those types.
+            ConditionError, PartError, BackendError: see those types.
         """
-        return self.decode_views(data, [condition], name)[0]
+        return self.decode_views(data, [condition], name, device)[0]
 
     def decode_views(
-        self, data: bytes, conditions: Sequence[str | float | None], name: str = "<bytes>"
+        self,
+        data: bytes,
+        conditions: Sequence[str | float | None],
+        name: str = "<bytes>",
+        device: str | None = None,
     ) -> list[np.ndarray]:
         """Decodes several views; the entropy decode and all that no condition touches run once."""
         self.timings = {}
+        self._check_device(device)
         vectors = [self._condition(c) for c in conditions]
+        stream = self._parse(data, name)
+        z = self._decode_z(stream, name)
+        scale_index, mean = self._scales_and_means(z)
+        with self._stage("entropy"):
+            symbols = decode_symbols(stream, z, scale_index, self.bundle.y_tables, name)
+        return self._views(symbols, mean, stream, vectors, device)
+
+    def _parse(self, data: bytes, name: str) -> Bitstream:
+        """The bitstream of a file that this codec can decode."""
         self.bundle.graph("g_s")  # a bundle of the encoder refuses before any work
         stream = bitstream.parse(data, name)
         if stream.codec_id != self.codec_id:
@@ -172,12 +200,10 @@ class Codec:
             )
         if stream.quality > self.qualities:
             raise CorruptFileError(f"{name}: quality {stream.quality} in a codec of {self.qualities}; get it again")
-        y_hat = self._latents(stream, name)
-        views = self._synthesise(y_hat, stream.quality, vectors)
-        return [view[: stream.height, : stream.width] for view in views]
+        return stream
 
-    def _latents(self, stream: Bitstream, name: str) -> np.ndarray:
-        """(1, M, H/16, W/16) float32 `y_hat` of a parsed bitstream."""
+    def _decode_z(self, stream: Bitstream, name: str) -> np.ndarray:
+        """(1, Nz, H/64, W/64) int32 `z` of a parsed bitstream; of no channels without a hyperprior."""
         m = self.bundle.manifest
         rows, columns = (math.ceil(n / m.stride) for n in (stream.height, stream.width))
         z_shape = (1, m.hyper_channels, rows, columns)
@@ -191,32 +217,53 @@ class Codec:
             z = range_coder.decode([stream.z], self._z_rows(z_shape), self.bundle.z_tables, name).reshape(z_shape)
         if self.bundle.exact and z.size and max(-int(z.min()), int(z.max())) > self.bundle.exact.input_limit:
             raise CorruptFileError(f"{name}: a hyper-latent is out of range; get the file again")
-        scale_index, mean = self._scales_and_means(z)
-        with self._stage("entropy"):
-            symbols = range_coder.decode(stream.y, scale_index.ravel(), self.bundle.y_tables, name)
-            symbols = symbols.reshape(scale_index.shape)
-            if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
-                raise DesynchronisedError(
-                    f"{name}: intact, but its symbols are not those that were encoded; check this machine with "
-                    "runtime.verify"
-                )
-        values = symbols.astype(np.float32)
-        if mean is None:
-            return values
-        if not m.context:
-            return values + mean
-        return self._run("context", symbols=values, mean=mean, anchor=checkerboard(*values.shape[2:]))
+        return z
 
-    def _synthesise(self, y_hat: np.ndarray, quality: int, vectors: list[np.ndarray | None]) -> list[np.ndarray]:
+    def _views(
+        self,
+        symbols: np.ndarray,
+        mean: np.ndarray | None,
+        stream: Bitstream,
+        vectors: list[np.ndarray | None],
+        device: str | None,
+    ) -> list[np.ndarray]:
+        """The images of a file's symbols and means, one for each condition's vectors, cropped."""
+        y_hat = self._reconstruct(symbols, mean)
+        views = []
+        for view in self._synthesise(y_hat, stream.quality, vectors):
+            cropped = view[: stream.height, : stream.width]
+            # What a GPU's graph returns is overwritten by its next run.
+            views.append(np.asarray(cropped) if device is None else cropped.keep())  # type: ignore[attr-defined]
+        return views
+
+    def _reconstruct(self, symbols: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+        """(1, M, H/16, W/16) float32 `y_hat`."""
+        if mean is None:
+            return symbols.astype(np.float32)
+        if not self.bundle.manifest.context:
+            return symbols.astype(np.float32) + mean
+        return self._run("context", symbols=symbols, mean=mean, anchor=checkerboard(*symbols.shape[2:]))
+
+    def _synthesise(self, y_hat: np.ndarray, quality: int, vectors: list[np.ndarray | None]) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8, padded, for each condition's vectors."""
         inverse_gain = self.bundle.inverse_gain[quality - 1 : quality]
         shared = {"y_hat": y_hat, "inverse_gain": inverse_gain}
         if "g_s_trunk" in self.bundle.manifest.graphs:
             shared = {"features": self._run("g_s_trunk", **shared)}
-        views = []
         for vector in vectors:
             inputs = shared if vector is None else {**shared, "condition": vector}
-            views.append(self._run("g_s", **inputs)[0])
-        return views
+            yield self._run("g_s", **inputs)[0]
+
+    def _check_device(self, device: str | None) -> None:
+        if device is None:
+            return
+        if device != "cuda":
+            raise BackendError(f"unknown device {device!r}; there is: cuda, or None for this machine's memory")
+        if not hasattr(self.backend, "device"):
+            raise BackendError(
+                f"{self.backend.name} leaves no images on a GPU; open the codec with backend='onnxruntime-cuda', "
+                "'tensorrt' or 'tensorrt-rtx'"
+            )
 
     def _condition(self, condition: str | float | None) -> np.ndarray | None:
         """(1, D) float32 vectors of a condition; None for a codec without conditions."""
@@ -238,7 +285,7 @@ class Codec:
             raise ConditionError(
                 f"unknown condition {condition!r}; give {', '.join(self.conditions)} or a number from 0 to 1"
             )
-        return self._run("condition", beta=np.asarray([beta], np.float32))
+        return np.asarray(self._run("condition", beta=np.asarray([beta], np.float32)))
 
     # ---- shared
 
@@ -281,6 +328,22 @@ class Codec:
     def _check_quality(self, quality: int) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:
             raise QualityError(f"quality {quality!r} is not one of this codec's: 1 to {self.qualities}")
+
+
+def decode_symbols(
+    stream: Bitstream, z: np.ndarray, scale_index: np.ndarray, tables: range_coder.Tables, name: str
+) -> np.ndarray:
+    """int32 symbols of `y`, of the shape of `scale_index`, checked against the file's checksum.
+
+    Raises:
+        CorruptFileError, DesynchronisedError: see those types.
+    """
+    symbols = range_coder.decode(stream.y, scale_index.ravel(), tables, name).reshape(scale_index.shape)
+    if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
+        raise DesynchronisedError(
+            f"{name}: intact, but its symbols are not those that were encoded; check this machine with runtime.verify"
+        )
+    return symbols
 
 
 def least_bits(tables: range_coder.Tables) -> float:

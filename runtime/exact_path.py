@@ -24,7 +24,7 @@ def graph_runner(bundle: Bundle, backend: Backend, graph: str = "h_s") -> Run:
 
     def runner(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         outputs = run({entry.inputs[0]: z.astype(np.float32)})
-        return outputs[0], outputs[1] if len(outputs) > 1 else None
+        return np.asarray(outputs[0]), outputs[1] if len(outputs) > 1 else None  # means may stay on a device
 
     return runner
 

@@ -86,10 +86,12 @@ class OnnxGraph:
         self._session = session
         self._name = name
         self._outputs = [o.name for o in session.get_outputs()]
+        self._floats = {i.name for i in session.get_inputs() if i.type == "tensor(float)"}
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        given = {k: v.astype(np.float32, copy=False) if k in self._floats else v for k, v in inputs.items()}
         try:
-            return list(self._session.run(self._outputs, dict(inputs)))
+            return list(self._session.run(self._outputs, given))
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"ONNX Runtime failed in graph {self._name}: {reason}") from error
