@@ -15,6 +15,16 @@ EXPORT = [
     "onnxruntime>=1.22",
 ]
 
+TRAIN = [
+    *EXPORT,
+    "matplotlib>=3.8",
+    "pycocotools>=2.0.8",
+    "pydantic>=2.6",
+    "pyyaml>=6",
+    "scikit-image>=0.22",
+]
+CLIP = ["open_clip_torch>=2.30"]
+
 setup(
     name="ugicm",
     version="0.1.0",
@@ -25,7 +35,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["models*", "training*", "export*", "calibration*", "runtime*"]),
-    package_data={"runtime": ["py.typed", "report.html", "shipped/*/*"]},
+    package_data={"training": ["configs/*.yaml"], "runtime": ["py.typed", "report.html", "shipped/*/*"]},
     install_requires=["numpy>=1.26", "constriction>=0.5.0,<0.6", "Pillow>=10.1", "rich>=13"],
     extras_require={
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
@@ -33,12 +43,12 @@ setup(
         "gpu": ["onnxruntime-gpu>=1.22"],
         "demo": ["scikit-image>=0.22"],
         "export": EXPORT,
-        "train": EXPORT,
+        "train": TRAIN,
+        "clip": [*TRAIN, *CLIP],
         "tensorrt": ["tensorrt-rtx-cu13>=1.7"],
         "test": [
-            *EXPORT,
-            "scikit-image>=0.22",
-            "matplotlib>=3.8",
+            *TRAIN,
+            *CLIP,
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.9",

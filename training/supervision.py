@@ -1,82 +1,114 @@
-"""Semantic supervision without labels: frozen encoders that compare a decoded image with its original."""
+"""Semantic supervision without labels: frozen encoders that compare a decoded picture with its original."""
 
 from __future__ import annotations
 
-import json
-from itertools import takewhile
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TAPS = 5
+from training.config import ConfigError, Supervision
 
 
-class ImagenetTeacher(nn.Module):
-    """A MobileNetV2 trained on ImageNet, as a stand-in where no CLIP encoder is at hand.
+class Features(NamedTuple):
+    """What an encoder sees in N pictures.
 
-    Args:
-        path: `.npz` of half-precision weights and a JSON list of operations ("conv", "dw", "add", "gap", "fc") under
-            the key "graph".
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or not of this kind.
+    Attributes:
+        maps: intermediate layers, shallow to deep, each (N, C, h, w).
+        embedding: (N, D), of the whole picture.
+        logits: (N, classes), or None of an encoder without classes.
     """
 
-    def __init__(self, path: Path) -> None:
+    maps: list[Tensor]
+    embedding: Tensor
+    logits: Tensor | None
+
+
+class Encoder(nn.Module):
+    """A frozen encoder: (N, 3, H, W) RGB in [0, 1] to Features, with gradients to the picture.
+
+    Attributes:
+        label: what results obtained with it are to be called.
+    """
+
+    label: str
+
+    def forward(self, x: Tensor) -> Features:
+        raise NotImplementedError
+
+
+def open_encoder(settings: Supervision) -> Encoder | None:
+    """The encoder that a configuration names, frozen, in evaluation mode; None for kind "none".
+
+    Raises:
+        ConfigError: its file is missing or is not such an encoder.
+    """
+    if settings.kind == "none" or settings.weights is None:
+        return None
+    if not settings.weights.is_file():
+        raise ConfigError(f"{settings.weights}: no such file; supervision.weights takes the weights of an encoder")
+    if settings.kind == "clip":
+        from training.clip import ClipEncoder
+
+        encoder: Encoder = ClipEncoder(settings.weights, settings.model, settings.depths)
+    else:
+        from training.mobilenet import ImagenetEncoder
+
+        encoder = ImagenetEncoder(settings.weights, settings.depths)
+    return encoder.requires_grad_(False).eval()
+
+
+class SemanticDistance(nn.Module):
+    """How differently a frozen encoder sees two pictures.
+
+    Args:
+        encoder: the encoder.
+        settings: sizes and weights.
+
+    Raises:
+        ConfigError: not one weight a depth.
+    """
+
+    def __init__(self, encoder: Encoder, settings: Supervision) -> None:
         super().__init__()
-        with np.load(path, allow_pickle=False) as arrays:
-            if "graph" not in arrays.files:
-                raise ValueError(f"{path}: not a teacher file (it has no graph)")
-            graph: dict[str, Any] = json.loads(arrays["graph"].tobytes().decode())
-            self.weights = nn.ParameterDict(
-                {
-                    name: nn.Parameter(torch.from_numpy(arrays[name].astype(np.float32)), requires_grad=False)
-                    for name in arrays.files
-                    if name != "graph"
-                }
-            )
-        features = takewhile(lambda op: op["op"] in ("conv", "dw", "add"), graph["ops"])  # up to the pooling
-        self.operations: list[dict[str, Any]] = list(features)
-        self.input, self.multiply, self.add = graph["input"], graph["in_mul"], graph["in_add"]
-        step = len(self.operations) / TAPS
-        self.taps = {self.operations[round((i + 1) * step) - 1]["out"] for i in range(TAPS)}
+        self.encoder = encoder
+        self.settings = settings
+        if settings.depth_weights and len(settings.depth_weights) != settings.depths:
+            raise ConfigError(f"supervision.depth_weights: {settings.depths} numbers are needed, one a depth")
+        self.depth_weights = settings.depth_weights or [1.0] * settings.depths
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) in [0, 1] to features of `TAPS` depths, each (N, C, h, w)."""
-        values: dict[Any, Tensor] = {self.input: x * self.multiply + self.add}
-        features = []
-        for op in self.operations:
-            value = values[op["in"][0]]
-            if op["op"] == "add":
-                value = value + values[op["in"][1]]
-            else:
-                weight, stride = self.weights[op["w"]], op["stride"]
-                if op["same"]:
-                    value = pad_same(value, weight.shape[2], stride)
-                groups = value.shape[1] if op["op"] == "dw" else 1
-                value = F.conv2d(value, weight, self.weights[op["b"]], stride, groups=groups)
-            value = {0: lambda v: v, 1: F.relu, 3: F.relu6}[op["act"]](value)
-            values[op["out"]] = value
-            if op["out"] in self.taps:
-                features.append(value)
-        return features
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """(N,) distances of (N, 3, H, W) pictures from their originals; 0 for equal ones.
+
+        The weighted mean over depths of the squared distance of unit feature vectors, averaged over positions
+        (Zhang et al. 2018, without its learned weights), plus 1 - cosine of the embeddings (UG-ICM's term), plus the
+        Kullback-Leibler divergence of the class probabilities where the encoder has classes and a weight is given.
+        """
+        s = self.settings
+        if s.size:
+            x_hat, x = (F.interpolate(v, (s.size, s.size), mode="bilinear", antialias=True) for v in (x_hat, x))
+        x_hat, x = (v.contiguous(memory_format=torch.channels_last) for v in (x_hat, x))  # half the time on a CPU
+        with torch.no_grad():
+            original = self.encoder(x)
+        found = self.encoder(x_hat)
+        total = torch.zeros(len(x), device=x.device)
+        for weight, a, b in zip(self.depth_weights, found.maps, original.maps, strict=True):
+            total = total + weight / sum(self.depth_weights) * map_distance(a.to(x.dtype), b.to(x.dtype))
+        if s.embedding_weight:
+            cosine = F.cosine_similarity(found.embedding.to(x.dtype), original.embedding.to(x.dtype))
+            total = total + s.embedding_weight * (1 - cosine)
+        if s.logits_weight and found.logits is not None and original.logits is not None:
+            a, b = (F.log_softmax(v.to(x.dtype), 1) for v in (found.logits, original.logits))
+            total = total + s.logits_weight * F.kl_div(a, b, reduction="none", log_target=True).sum(1)
+        return total
 
 
-def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zero padding so that the output has ceil(size / stride) positions, the odd pixel last (TensorFlow's SAME)."""
-    total = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:]]
-    return F.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2))
+def map_distance(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) mean over positions of the squared distance of unit feature vectors, both (N, C, h, w); 0 to 4."""
+    return (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
 
 
-def semantic_distance(teacher: nn.Module, x_hat: Tensor, x: Tensor) -> Tensor:
-    """(N,) mean over depths of |f(x_hat) - f(x)|² / |f(x)|²."""
-    with torch.no_grad():
-        originals = teacher(x)
-    total = torch.zeros(len(x), device=x.device)
-    for found, original in zip(teacher(x_hat), originals, strict=True):
-        total = total + (found - original).square().sum((1, 2, 3)) / original.square().sum((1, 2, 3)).clamp(min=1e-6)
-    return total / len(originals)
+def evenly(count: int, layers: int) -> list[int]:
+    """Indexes of `count` of so many layers, evenly spread, the last among them."""
+    return sorted({round((i + 1) * layers / count) - 1 for i in range(min(count, layers))}) if count else []
