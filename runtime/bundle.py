@@ -135,8 +135,11 @@ class Manifest:
             raise ValueError(f"unknown context {self.context!r}")
         if len(self.codec_id) != 16 or len(bytes.fromhex(self.codec_id)) != 8:
             raise ValueError("codec_id is not 16 hexadecimal digits")
-        if not (isinstance(self.architecture, str) and isinstance(self.context_digest, str)):
-            raise ValueError("architecture and context_digest must be texts")
+        for name in ("architecture", "precision", "context_digest"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a text")
+        if not isinstance(self.model, dict):
+            raise ValueError("model must be an object")
         if not all(0 <= beta <= 1 for beta in self.conditions.values()):
             raise ValueError("a condition lies outside 0 to 1")
         for name, graph in self.graphs.items():

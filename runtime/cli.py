@@ -20,8 +20,9 @@ from runtime.errors import UgicError, UsageError
 VERBS = {
     "encode": "compress images to .ugic files",
     "decode": "turn .ugic files back into images, for a person or for a machine",
-    "inspect": "show what a .ugic file holds, without decoding it",
+    "info": "show what a bundle or a .ugic file holds, without decoding it",
     "verify": "check that the entropy path of a bundle is exact on this machine",
+    "env": "show what is installed here and which backends really work, for bug reports",
     "report": "show what the codec does to images, as one page for the browser",
     "demo": "compress one photograph, compare it with JPEG, and show both views",
 }

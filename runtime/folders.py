@@ -213,8 +213,8 @@ def run_folder(
     if not options.output:
         raise UsageError("the output name is empty: give -o a folder")
     out, jobs = Path(options.output), options.jobs
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; a folder of inputs needs a folder of outputs")
+    if (out.exists() and not out.is_dir()) or (not out.exists() and out.suffix.lower() in (*suffixes, suffix)):
+        raise OutputError(f"{out}: is a file, or named like one; a folder of inputs needs a folder of outputs")
     if not out.exists() and not out.absolute().parent.is_dir():
         raise OutputError(f"{out}: cannot be created: its own parent folder does not exist; create that first")
     if jobs is not None and not 1 <= jobs <= 1024:

@@ -65,7 +65,7 @@ def test_help_names_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFix
 
 def test_a_near_miss_of_a_verb_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean encode?" in fails(capsys, "encod")
-    assert "did you mean inspect?" in fails(capsys, "Inspect")
+    assert "did you mean verify?" in fails(capsys, "Verify")
     assert "use one of encode, " in fails(capsys, "zzz")
 
 
@@ -133,7 +133,7 @@ def test_no_folder_is_left_where_nothing_was_written(tmp_path: Path, capsys: pyt
         (["encode", "IMAGE", "-o", "IMAGE"], "replace an input"),
         (["encode", "IMAGE", "IMAGE", "-o", "DIR"], "both be written"),
         (["encode", "FILE", "-o", "DIR/x"], "decode it instead"),
-        (["encode", "DIR", "-o", "DIR/x"], "is a folder"),
+        (["encode", "DIR", "-o", "DIR/x.ugic"], "needs a folder of outputs"),
         (["encode", "IMAGE", "-o", "DIR/x", "--bundle", "DIR/nowhere"], "nowhere"),
         (["encode", "IMAGE", "-o", "DIR/x", "--nonsense"], "--nonsense"),
         (["decode", "FILE", "-o", "DIR/x.png", "--condition", "robot"], "human, machine"),
@@ -145,10 +145,10 @@ def test_no_folder_is_left_where_nothing_was_written(tmp_path: Path, capsys: pyt
         (["decode", "FILE", "-o", "DIR/x"], "no suffix"),
         (["decode", "FILE", "-o", ""], "empty"),
         (["decode", "IMAGE", "-o", "DIR/x.png"], "UGIC"),
-        (["decode", "DIR", "-o", "DIR/x.png"], "not a regular file"),
-        (["inspect", "IMAGE"], "UGIC"),
-        (["inspect", "DIR/nothing"], "no such file"),
-        (["inspect"], "FILE"),
+        (["decode", "DIR", "-o", "DIR/x.png"], "needs a folder of outputs"),
+        (["info", "IMAGE"], "UGIC"),
+        (["info", "DIR/nothing"], "no such file"),
+        (["info", "DIR"], "not a bundle"),
         (["demo", "DIR/nothing.png", "-o", "DIR/x"], "no such file"),
     ],
 )
@@ -183,10 +183,10 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path, encoded: Path, caps
     assert not view.exists()
 
 
-def test_inspect_tells_what_a_file_holds(
+def test_info_tells_what_a_file_holds(
     tmp_path: Path, encoded: Path, codec: Codec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(encoded), "--json"]) == 0
+    assert main(["info", str(encoded), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     stream = bitstream.parse(encoded.read_bytes())
     assert (facts["width"], facts["height"], facts["quality"]) == (90, 70, 2)
@@ -196,18 +196,40 @@ def test_inspect_tells_what_a_file_holds(
     assert total == 8 * facts["bytes"] == 8 * encoded.stat().st_size
     assert facts["bpp"] == pytest.approx(total / 6300)
     assert Path(facts["bundle"]).is_dir()
-    assert main(["inspect", str(encoded)]) == 0
+    assert main(["info", str(encoded)]) == 0
     text = capsys.readouterr().out
     assert "90x70 pixels" in text and codec.codec_id.hex() in text and facts["bundle"] in text
 
 
-def test_inspect_needs_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_tells_what_a_bundle_holds(tmp_path: Path, codec: Codec, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    shipped = json.loads(capsys.readouterr().out)
+    assert shipped["codec_id"] == codec.codec_id.hex() and shipped["conditions"] == {"human": 0.0, "machine": 1.0}
+    folder = ROOT / "tests" / "golden" / "v1" / "bundle"
+    assert main(["info", str(folder / "manifest.json"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["files"]["h_s.onnx"] == (folder / "h_s.onnx").stat().st_size
+    assert facts["bytes"] == sum(facts["files"].values())
+    assert len(facts["proof"]) == 3 and all(0 < p["largest"] < p["of"] == 2**24 for p in facts["proof"])
+    assert main(["info", str(folder)]) == 0
+    text = capsys.readouterr().out
+    for words in ("ugicm-fast", facts["codec_id"], "human (0), machine (1)", f"{facts['bytes']:,} bytes", "h_s/conv2"):
+        assert words in text
+    broken = tmp_path / "bundle"
+    broken.mkdir()
+    for file in folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "g_s.onnx").write_bytes((broken / "g_s.onnx").read_bytes()[:-1] + b"x")
+    assert "changed since export" in fails(capsys, "info", broken)
+
+
+def test_info_needs_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "foreign.ugic"
     path.write_bytes(bitstream.pack(bitstream.Bitstream(b"elsewher", 3, 5, 7, b"z", (b"yy", b"yyy"), 1)))
-    assert main(["inspect", str(path), "--json"]) == 0
+    assert main(["info", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["bundle"] is None and facts["bits"]["y"] == [16, 24]
-    assert main(["inspect", str(path)]) == 0
+    assert main(["info", str(path)]) == 0
     assert "decoding needs one" in capsys.readouterr().out
 
 
@@ -239,7 +261,7 @@ def test_any_file_name_can_be_printed(tmp_path: Path, image: Path, stem: bytes) 
     assert done.stdout.count(b"\n") == done.stderr.count(b"\n") == 1, done.stderr
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out/" + stem + b".ugic"))
     assert file.is_file()
-    assert run("inspect", file).returncode == 0
+    assert run("info", file).returncode == 0
     wrong = run("decode", file, "-o", file)
     assert wrong.returncode == 2 and wrong.stderr.count(b"\n") == 1 and b"error" in wrong.stderr
 

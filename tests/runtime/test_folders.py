@@ -121,7 +121,7 @@ def test_labels_may_clash_with_names(tmp_path: Path) -> None:
     [
         (["encode", "DIR", "DIR/a.png", "-o", "OUT"], "is a folder among several"),
         (["encode", "DIR/a.png", "-o", "OUT", "--force"], "--force is for a folder"),
-        (["encode", "DIR", "-o", "DIR/a.png"], "is a file; a folder of inputs"),
+        (["encode", "DIR", "-o", "DIR/a.png"], "a folder of inputs needs a folder"),
         (["encode", "DIR", "-o", "OUT/deep/er"], "its own parent folder does not exist"),
         (["encode", "DIR", "-o", ""], "empty"),
         (["encode", "DIR", "-o", "OUT", "--jobs", "0"], "--jobs 0"),
