@@ -45,6 +45,7 @@ setup(
         "export": EXPORT,
         "train": TRAIN,
         "clip": [*TRAIN, *CLIP],
+        "fuzz": ["atheris>=3", "coverage>=7"],
         "tensorrt": ["tensorrt-rtx-cu13>=1.7"],
         "test": [
             *TRAIN,
