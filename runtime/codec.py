@@ -29,6 +29,7 @@ from runtime.errors import (
     QualityError,
 )
 from runtime.exact_path import Run, admitted_runner
+from runtime.tiles import TILED, Tiler, exact_reach
 
 __all__ = ["Codec", "find_bundle"]
 
@@ -53,6 +54,8 @@ class Codec:
         self.timings: dict[str, float] = {}
         self._graphs: dict[str, Graph] = {}
         self._exact: Run | None = None
+        # On a GPU arrays stay on the device, and images are run whole.
+        self._tiler = None if hasattr(backend, "device") else Tiler(bundle.manifest, self._run_whole)
         self._least_bits = least_bits(bundle.z_tables if bundle.manifest.hyper_channels else bundle.y_tables)
 
     @classmethod
@@ -138,16 +141,33 @@ class Codec:
     def _symbols(self, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(int32 symbols, uint8 or uint16 table rows) of `y`, each (1, M, H/16, W/16)."""
         scale_index, mean = self._scales_and_means(z)
+        arrays = {"y": y, "scale_index": scale_index}
+        if mean is not None:
+            arrays["mean"] = mean
+        context = self.bundle.manifest.context is not None
+        if context:
+            arrays["anchor"] = checkerboard(*y.shape[2:])
+        if self._tiler is None:
+            return self._quantised(**arrays), scale_index
+        return self._tiler.latents(arrays, self._quantised, context), scale_index
+
+    def _quantised(
+        self,
+        y: np.ndarray,
+        scale_index: np.ndarray,
+        mean: np.ndarray | None = None,
+        anchor: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """int32 symbols of a part of `y`, from arrays of the same size; `anchor` with a context."""
         coded = self._coded_rows()[scale_index]
         if mean is None:
-            return _quantise(y, coded), scale_index
+            return _quantise(y, coded)
         symbols = _quantise(y - mean, coded)
-        if self.bundle.manifest.context:
-            anchor = checkerboard(*y.shape[2:])
-            # With the symbols of the others at 0, what comes out at the others is their refined mean.
-            refined = self._run("context", symbols=symbols * anchor.astype(np.int32), mean=mean, anchor=anchor)
-            symbols = np.where(anchor > 0, symbols, _quantise(y - refined, coded))
-        return symbols, scale_index
+        if anchor is None:
+            return symbols
+        # With the symbols of the others at 0, what comes out at the others is their refined mean.
+        refined = self._run("context", symbols=symbols * anchor.astype(np.int32), mean=mean, anchor=anchor)
+        return np.where(anchor > 0, symbols, _quantise(y - refined, coded))
 
     # ---- decode
 
@@ -183,11 +203,7 @@ class Codec:
         self._check_device(device)
         vectors = [self._condition(c) for c in conditions]
         stream = self._parse(data, name)
-        z = self._decode_z(stream, name)
-        scale_index, mean = self._scales_and_means(z)
-        with self._stage("entropy"):
-            symbols = decode_symbols(stream, z, scale_index, self.bundle.y_tables, name)
-        return self._views(symbols, mean, stream, vectors, device)
+        return self._views(self._latents(stream, name), stream, vectors, device)
 
     def _parse(self, data: bytes, name: str) -> Bitstream:
         """The bitstream of a file that this codec can decode."""
@@ -201,6 +217,14 @@ class Codec:
         if stream.quality > self.qualities:
             raise CorruptFileError(f"{name}: quality {stream.quality} in a codec of {self.qualities}; get it again")
         return stream
+
+    def _latents(self, stream: Bitstream, name: str) -> np.ndarray:
+        """(1, M, H/16, W/16) float32 `y_hat` of a parsed bitstream."""
+        z = self._decode_z(stream, name)
+        scale_index, mean = self._scales_and_means(z)
+        with self._stage("entropy"):
+            symbols = decode_symbols(stream, z, scale_index, self.bundle.y_tables, name)
+        return self._reconstruct(symbols, mean)
 
     def _decode_z(self, stream: Bitstream, name: str) -> np.ndarray:
         """(1, Nz, H/64, W/64) int32 `z` of a parsed bitstream; of no channels without a hyperprior."""
@@ -220,15 +244,9 @@ class Codec:
         return z
 
     def _views(
-        self,
-        symbols: np.ndarray,
-        mean: np.ndarray | None,
-        stream: Bitstream,
-        vectors: list[np.ndarray | None],
-        device: str | None,
+        self, y_hat: np.ndarray, stream: Bitstream, vectors: list[np.ndarray | None], device: str | None
     ) -> list[np.ndarray]:
-        """The images of a file's symbols and means, one for each condition's vectors, cropped."""
-        y_hat = self._reconstruct(symbols, mean)
+        """The images of a file's `y_hat`, one for each condition's vectors, cropped."""
         views = []
         for view in self._synthesise(y_hat, stream.quality, vectors):
             cropped = view[: stream.height, : stream.width]
@@ -247,8 +265,13 @@ class Codec:
     def _synthesise(self, y_hat: np.ndarray, quality: int, vectors: list[np.ndarray | None]) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8, padded, for each condition's vectors."""
         inverse_gain = self.bundle.inverse_gain[quality - 1 : quality]
+        trunk = "g_s_trunk" in self.bundle.manifest.graphs
+        if self._tiler is not None and not self._tiler.whole("g_s", *y_hat.shape[2:]):
+            conditions = [{} if vector is None else {"condition": vector} for vector in vectors]
+            yield from self._tiler.synthesise(y_hat, inverse_gain, conditions, trunk)
+            return
         shared = {"y_hat": y_hat, "inverse_gain": inverse_gain}
-        if "g_s_trunk" in self.bundle.manifest.graphs:
+        if trunk:
             shared = {"features": self._run("g_s_trunk", **shared)}
         for vector in vectors:
             inputs = shared if vector is None else {**shared, "condition": vector}
@@ -293,13 +316,21 @@ class Codec:
         if self._exact is None:
             self._exact = admitted_runner(self.bundle, self.backend)
         with self._stage("exact"):
-            scale_index, mean = self._exact(z)
+            if self._tiler is None or self.bundle.exact is None:
+                scale_index, mean = self._exact(z)
+            else:
+                scale_index, mean = self._tiler.exact(z, self._exact, exact_reach(self.bundle.exact))
         if mean is None and "h_s_mean" in self.bundle.manifest.graphs:
             mean = self._run("h_s_mean", z=z.astype(np.float32))
         return scale_index, mean
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
-        """The single output of a graph."""
+        """The single output of a graph, of those that it fits in tiles where the image is large."""
+        if self._tiler is not None and graph in TILED:
+            return self._tiler.run(graph, inputs)
+        return self._run_whole(graph, inputs)
+
+    def _run_whole(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
         if graph not in self._graphs:
             self._graphs[graph] = self.backend.load(self.bundle.graph(graph)[1], graph)
         with self._stage(STAGES.get(graph, graph)):
@@ -313,7 +344,8 @@ class Codec:
 
     def _z_rows(self, shape: tuple[int, ...]) -> np.ndarray:
         """The table row of each `z` symbol in scan order: its channel."""
-        return np.repeat(np.arange(shape[1], dtype=np.uint16), shape[2] * shape[3])
+        dtype = np.uint8 if shape[1] <= 256 else np.uint16
+        return np.repeat(np.arange(shape[1], dtype=dtype), shape[2] * shape[3])
 
     def _coded_rows(self) -> np.ndarray:
         """For each row of the scale table whether its symbols are coded at all."""
@@ -322,8 +354,10 @@ class Codec:
     def _pad(self, image: np.ndarray) -> np.ndarray:
         """Repeats the last row and column up to multiples of the stride."""
         stride = self.bundle.manifest.stride
-        height, width = image.shape[:2]
-        return np.pad(image, ((0, -height % stride), (0, -width % stride), (0, 0)), mode="edge")
+        below, right = (-n % stride for n in image.shape[:2])
+        if not below and not right:
+            return np.ascontiguousarray(image)
+        return np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
 
     def _check_quality(self, quality: int) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:

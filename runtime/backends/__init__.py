@@ -6,13 +6,16 @@ One folder entry a backend; each imports its library inside the function that ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from runtime.errors import BackendError
 
-NAMES = ("onnxruntime",)
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+
+NAMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
 
 class Graph(Protocol):
@@ -40,14 +43,41 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, threads: int | None = None) -> Backend:
-    """The backend of a name, with `threads` CPU threads (None: the library's choice).
+def open_backend(
+    name: str, threads: int | None = None, bundle: Bundle | None = None, precision: str | None = None
+) -> Backend:
+    """The backend of a name.
+
+    Args:
+        name: one of `NAMES`.
+        threads: CPU threads of an operator (None: the library's choice).
+        bundle: whose device graphs a GPU backend is to run.
+        precision: of the transforms on a GPU, "fp32", "fp16" or "int8". None is the bundle's own graphs with
+            onnxruntime-cuda, fp16 with TensorRT.
 
     Raises:
-        BackendError: no such backend, or its library is missing; the message says how to install it.
+        BackendError: no such backend or precision, or its library, driver or device is missing; the message says what,
+            and how to install it.
     """
+    if name not in NAMES:
+        raise BackendError(f"unknown backend {name!r}; there is: {', '.join(NAMES)}")
     if name == "onnxruntime":
+        if precision is not None:
+            raise BackendError(f"backend {name} runs a bundle as it is; a precision is for {', '.join(NAMES[1:])}")
         from runtime.backends.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(threads=threads)
-    raise BackendError(f"unknown backend {name!r}; there is: {', '.join(NAMES)}")
+    from runtime.engines import PRECISIONS, DeviceGraphs
+
+    if precision not in (None, *PRECISIONS):
+        raise BackendError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
+    if name == "onnxruntime-cuda":
+        from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+
+        wanted = precision is not None and precision != "fp32" and bundle is not None
+        return OnnxRuntimeCuda(DeviceGraphs.open(bundle, precision) if wanted else None)  # type: ignore[arg-type]
+    if bundle is None:
+        raise BackendError(f"backend {name} needs a bundle, whose engines it runs")
+    from runtime.backends.tensorrt import TensorRT
+
+    return TensorRT(name, DeviceGraphs.open(bundle, precision or "fp16"))
