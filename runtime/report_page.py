@@ -238,7 +238,7 @@ def _time_part(times: Latency, views: int) -> str:
         [(name, tuple(part.items())) for name, part in rows], "ms", 1, "Milliseconds by stage; a table follows"
     )
     heads = ["ms", *(f'<span class="swatch {escape(stage)}"></span>{escape(stage)}' for stage in stages)]
-    cells = [[name, *(f"{part[s]:.1f}" if s in part else "" for s in stages)] for name, part in rows]
+    cells = [[name, *(f"{part[s]:,.1f}" if s in part else "" for s in stages)] for name, part in rows]
     note = f"Medians of {times.runs} runs after one that is not counted, reading and writing of files left out."
     return f'<h3>Time</h3>{drawn}<div class="wide">{_table(heads, cells, True)}</div><p class="quiet">{note}</p>'
 
