@@ -2,7 +2,8 @@
 
 They differ from the bundle's in form, not in values: images are transposed as floats, with the cast from and to uint8
 outermost (TensorRT has uint8 at the ends of a network only); symbols come as the two bytes of an int16, half of what
-floats take on the way up; the integer `h_s` takes the form of integer-valued floats. Precision is written into the graph.
+floats take on the way up; the integer `h_s` takes the form of integer-valued floats. Precision is written into the
+graph.
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
     """
     if precision == "fp8":
         raise DeviceGraphError(
-            "fp8 is refused: ONNX bundles hold int8 scales only and TensorRT has no FP8 depthwise convolutions; use fp16 or "
-            "int8"
+            "fp8 is not built: no bundle holds FP8 scales (calibration finds int8 ones); use --precision fp16 or int8"
         )
     if (precision == "int8") != (bundle.manifest.precision == "int8"):
         raise DeviceGraphError(
@@ -91,7 +91,7 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
 
 
 def _name_output_sizes(model: onnx.ModelProto, factor: int) -> None:
-    """Calls the output sizes of `h_s` what they are: multiples of the input's, so that buffers can be made in advance."""
+    """Calls the output sizes of `h_s` multiples of the input's, so that buffers can be made in advance."""
     for value in model.graph.output:
         for dim, name in zip(value.type.tensor_type.shape.dim, ("N", None, f"{factor}*h", f"{factor}*w"), strict=True):
             if name:
@@ -101,15 +101,17 @@ def _name_output_sizes(model: onnx.ModelProto, factor: int) -> None:
 def casts_outermost(model: onnx.ModelProto) -> None:
     """Swaps uint8 transposes at the ends of a graph with the casts beside them, in place; values stay the same."""
     graph = model.graph
-    floats_in, bytes_out = {v.name for v in graph.input}, {v.name for v in graph.output}
+    bytes_in, bytes_out = {v.name for v in graph.input}, {v.name for v in graph.output}
     consumers = {name: [n for n in graph.node if name in n.input] for node in graph.node for name in node.output}
     for node in graph.node:
         following = consumers.get(node.output[0], [])
-        if node.op_type == "Transpose" and node.input[0] in floats_in and [n.op_type for n in following] == ["Cast"]:
+        if len(following) != 1:
+            continue
+        kinds = (node.op_type, following[0].op_type)
+        entering = kinds == ("Transpose", "Cast") and node.input[0] in bytes_in
+        leaving = kinds == ("Cast", "Transpose") and following[0].output[0] in bytes_out
+        if entering or (leaving and helper.get_node_attr_value(node, "to") == TensorProto.UINT8):
             _swap(node, following[0], node.input[0], following[0].output[0])
-        elif node.op_type == "Cast" and [n.op_type for n in following] == ["Transpose"]:
-            if following[0].output[0] in bytes_out and helper.get_node_attr_value(node, "to") == TensorProto.UINT8:
-                _swap(node, following[0], node.input[0], following[0].output[0])
 
 
 def _swap(first: onnx.NodeProto, second: onnx.NodeProto, source: str, target: str) -> None:
@@ -132,13 +134,13 @@ def bytes_to_symbols(model: onnx.ModelProto) -> None:
     symbols.name = "symbols_bytes"
     symbols.type.tensor_type.elem_type = TensorProto.UINT8
     symbols.type.tensor_type.shape.dim.add().dim_value = 2
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "half": np.asarray(1 / 128, np.float32),
         "turn": np.asarray(256, np.float32),
         "last": np.asarray([-1], np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(v, f"symbols/{k}") for k, v in constants.items())
-    steps = [
+    steps: list[tuple[str, list[str], list[str], dict[str, int]]] = [
         ("Cast", ["symbols_bytes"], ["symbols/floats"], {"to": TensorProto.FLOAT}),
         ("Split", ["symbols/floats"], ["symbols/low_", "symbols/high_"], {"axis": -1, "num_outputs": 2}),
         ("Squeeze", ["symbols/low_", "symbols/last"], ["symbols/low"], {}),

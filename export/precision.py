@@ -16,13 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST_WEIGHT = 2.0**15  # half of what fp16 holds
 
-_ELEMENTWISE = frozenset(
-    "Abs Add Cast Clip Div Floor Identity Mul Neg Round Split Squeeze Sub Transpose Unsqueeze".split()
-)
-_HALVES = _ELEMENTWISE - {"Cast", "Round"} | frozenset(
-    "Concat Conv ConvTranspose DepthToSpace Expand Gather Gemm LeakyRelu MatMul Max Min PRelu Pad Relu Reshape Sigmoid Slice "
-    "SpaceToDepth Tanh Where".split()
-)
+_ELEMENTWISE = {
+    *("Abs", "Add", "Cast", "Clip", "Div", "Floor", "Identity", "Mul", "Neg", "Round", "Split", "Squeeze", "Sub"),
+    *("Transpose", "Unsqueeze"),
+}
+_HALVES = (_ELEMENTWISE - {"Cast", "Round"}) | {
+    *("Concat", "Conv", "ConvTranspose", "DepthToSpace", "Expand", "Gather", "Gemm", "LeakyRelu", "MatMul", "Max"),
+    *("Min", "PRelu", "Pad", "Relu", "Reshape", "Sigmoid", "Slice", "SpaceToDepth", "Tanh", "Where"),
+}
 
 
 def fold_stored_halves(model: onnx.ModelProto) -> None:

@@ -1,9 +1,9 @@
 """`python -m export.to_tensorrt BUNDLE [--precision fp16]`: a bundle's graphs for GPUs, and TensorRT engines of them.
 
 Writes device graphs to BUNDLE/engines/PRECISION, each checked in ONNX Runtime against the bundle's own; the backend
-onnxruntime-cuda reads them, and TensorRT or TensorRT-RTX, where installed, builds its engines from them beside. An engine
-is for one package, version and GPU; the runtime builds it again where those differ. Neither step needs a GPU with
-TensorRT-RTX. The exact path stays fp32 in every precision.
+onnxruntime-cuda reads them, and TensorRT or TensorRT-RTX, where installed, builds its engines from them beside. An
+engine is for one package, version and GPU; the runtime builds it again where those differ. With TensorRT-RTX neither
+step needs a GPU. The exact path stays fp32 in every precision.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def build_engines(
 def _progress(name: str, console: Console) -> Iterator[tensorrt_api.Progress]:
     """A line for each phase of a build that is under way."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as display:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         tasks = {}
 
         def report(phase: str, step: int, steps: int) -> None:
@@ -160,7 +160,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         choices=(*tensorrt_api.MODULES, "none"),
         help="default: tensorrt, else tensorrt-rtx; none: the graphs alone, for onnxruntime-cuda",
     )
-    p.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: BUNDLE/engines")
+    p.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="to be named in UGICM_ENGINES; default: BUNDLE/engines"
+    )
     return p.parse_args(arguments)
 
 
@@ -174,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         api = choose_package(args.package)
         bundle = Bundle.open(args.bundle)
         sizes = parse_sizes(args.min, args.opt, args.max, bundle.manifest.stride)
-        root = args.output or default_root(bundle)
+        root = args.output / bundle.manifest.codec_id if args.output else default_root(bundle)
         made = device_graphs(bundle, args.precision)
         _print_graphs(console, made, args.precision)
         workspace = None if args.workspace is None else args.workspace * 2**20

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from runtime.errors import (
 )
 from runtime.exact_path import Run, admitted_runner
 from runtime.tiles import TILED, Tiler, exact_reach
+
+if TYPE_CHECKING:
+    from runtime.pipeline import Outcome, Source
 
 __all__ = ["Codec", "find_bundle"]
 
@@ -112,18 +116,29 @@ class Codec:
             QualityError: out of range.
             PartError: a bundle of the decoder only.
         """
+        self.timings = {}
+        z, symbols, scale_index, quality = self._analyse(image, quality)
+        with self._stage("entropy"):
+            height, width = image.shape[:2]
+            return self._pack(z, symbols, scale_index, quality, width, height)
+
+    def _analyse(self, image: np.ndarray, quality: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """`z`, the symbols, their table rows, and the quality that was meant."""
         quality = min(DEFAULT_QUALITY, self.qualities) if quality is None else quality
         self._check_quality(quality)
-        height, width = _check_image(image)
-        self.timings = {}
+        _check_image(image)
         y = self._run("g_a", image=self._pad(image)[None], gain=self.bundle.gain[quality - 1 : quality])
         z = self._hyper_latents(y)
-        symbols, scale_index = self._symbols(y, z)
-        with self._stage("entropy"):
-            z_stream = range_coder.encode(z.ravel(), self._z_rows(z.shape), self.bundle.z_tables)[0]
-            count = max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM))
-            y_streams = range_coder.encode(symbols.ravel(), scale_index.ravel(), self.bundle.y_tables, count)
-            checksum = bitstream.symbol_checksum(z, symbols)
+        return z, *self._symbols(y, z), quality
+
+    def _pack(
+        self, z: np.ndarray, symbols: np.ndarray, scale_index: np.ndarray, quality: int, width: int, height: int
+    ) -> bytes:
+        """The file of what `_analyse` gave."""
+        z_stream = range_coder.encode(z.ravel(), self._z_rows(z.shape), self.bundle.z_tables)[0]
+        count = max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM))
+        y_streams = range_coder.encode(symbols.ravel(), scale_index.ravel(), self.bundle.y_tables, count)
+        checksum = bitstream.symbol_checksum(z, symbols)
         return bitstream.pack(Bitstream(self.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
 
     def _hyper_latents(self, y: np.ndarray) -> np.ndarray:
@@ -276,6 +291,20 @@ class Codec:
         for vector in vectors:
             inputs = shared if vector is None else {**shared, "condition": vector}
             yield self._run("g_s", **inputs)[0]
+
+    # ---- many
+
+    def decode_many(self, sources: Iterable[Source], **options: Any) -> Iterator[Outcome]:
+        """Decodes many files at once, in order; see `runtime.pipeline.decode_many` for the options."""
+        from runtime.pipeline import decode_many
+
+        return decode_many(self, sources, **options)
+
+    def encode_many(self, sources: Iterable[Source], **options: Any) -> Iterator[Outcome]:
+        """Encodes many images at once, in order; see `runtime.pipeline.encode_many` for the options."""
+        from runtime.pipeline import encode_many
+
+        return encode_many(self, sources, **options)
 
     def _check_device(self, device: str | None) -> None:
         if device is None:

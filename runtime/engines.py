@@ -4,8 +4,8 @@
     engines/fp16/g_s.onnx                          a device graph
     engines/fp16/tensorrt-rtx-1.7.1.116-any/g_s.engine, g_s.json, timing.cache
 
-Graphs come from `export.to_tensorrt` and go anywhere; an engine is code for one package, version and GPU, rebuilt where any
-of it differs. The bundle's manifest names none of it. Load only engines that you built.
+Graphs come from `export.to_tensorrt` and go anywhere; an engine is code for one package, version and GPU, rebuilt where
+any of it differs. The bundle's manifest names none of it. Load only engines that you built.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Profile = dict[str, tuple[Shape, Shape, Shape]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Image sizes, (height, width) in pixels, multiples of the bundle's stride: the smallest, the usual, the largest."""
+    """The smallest, the usual and the largest image, (height, width) in pixels, multiples of the bundle's stride."""
 
     least: Size
     usual: Size

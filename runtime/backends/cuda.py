@@ -52,10 +52,10 @@ def open_device() -> CudaDevice:
         if "cuda-python" in str(error):
             raise
         raise BackendError(
-            f"no usable NVIDIA GPU ({error}); install an NVIDIA driver for CUDA 12 or newer, or use --backend onnxruntime"
+            f"no usable NVIDIA GPU ({error}); install NVIDIA's driver for CUDA 12 or newer, or use backend onnxruntime"
         ) from error
     if not count:
-        raise BackendError("no NVIDIA GPU is visible here; check CUDA_VISIBLE_DEVICES, or use --backend onnxruntime")
+        raise BackendError("no NVIDIA GPU is visible here; check CUDA_VISIBLE_DEVICES, or use backend onnxruntime")
     return CudaDevice()
 
 
@@ -141,7 +141,7 @@ class CudaDevice:
 
     def pinned(self, nbytes: int) -> np.ndarray:
         pointer = int(call("cudaHostAlloc", max(nbytes, 1), _library().cudaHostAllocDefault))
-        memory = (ctypes.c_uint8 * max(nbytes, 1)).from_address(pointer)
+        memory: Any = (ctypes.c_uint8 * max(nbytes, 1)).from_address(pointer)
         memory.owner = _Pinned(pointer)  # numpy keeps `memory` alive, and it the allocation
         return np.frombuffer(memory, np.uint8)[:nbytes]
 

@@ -93,8 +93,8 @@ class Engine:
             least, _, most = self._engine.get_tensor_profile_shape(name, 0)
             if not all(low <= n <= high for low, n, high in zip(least, shape, most, strict=True)):
                 raise BackendError(
-                    f"graph {self._name}: input {name} of {shape} lies outside the engine's {tuple(least)} to {tuple(most)}; "
-                    "build it again with a larger --max: python -m export.to_tensorrt"
+                    f"graph {self._name}: {name} of {shape} lies outside the engine's {tuple(least)} to {tuple(most)}; "
+                    "build it again with other sizes: python -m export.to_tensorrt --min … --max …"
                 )
             context.set_input_shape(name, shape)
             context.set_tensor_address(name, inputs[name])

@@ -1,6 +1,6 @@
-"""What the packages `tensorrt` (10, 11) and `tensorrt_rtx` share: parsing ONNX, building engines. No GPU is needed for it.
+"""What the packages `tensorrt` (10, 11) and `tensorrt_rtx` share: parsing ONNX and building engines.
 
-Networks are strongly typed: precision is what the graph says. TF32 is off, so that fp32 is fp32 and the exact path exact.
+Networks are strongly typed: precision is what the graph says. TF32 is off: fp32 is fp32, and the exact path exact.
 """
 
 from __future__ import annotations
@@ -76,14 +76,9 @@ class Api:
         if not parser.parse(model):
             reasons = [_describe(parser.get_error(i)) for i in range(parser.num_errors)] or self.errors
             raise BackendError(f"{self.name} {self.version} refuses graph {name}: {'; '.join(reasons)}")
-        ends = [
-            [self._tensor(get(i)) for i in range(count)]
-            for get, count in (
-                (definition.get_input, definition.num_inputs),
-                (definition.get_output, definition.num_outputs),
-            )
-        ]
-        return Network(name, *ends, builder, definition, parser)
+        inputs = [self._tensor(definition.get_input(i)) for i in range(definition.num_inputs)]
+        outputs = [self._tensor(definition.get_output(i)) for i in range(definition.num_outputs)]
+        return Network(name, inputs, outputs, builder, definition, parser)
 
     def _tensor(self, tensor: Any) -> Tensor:
         dims = [int(n) if n >= 0 else tensor.get_dimension_name(i) or "?" for i, n in enumerate(tensor.shape)]
@@ -161,7 +156,7 @@ def _describe(error: Any) -> str:
 
 
 def _logger(trt: Any, errors: list[str]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -175,7 +170,7 @@ def _logger(trt: Any, errors: list[str]) -> Any:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}

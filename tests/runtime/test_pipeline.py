@@ -1,0 +1,142 @@
+"""Many files at once: the same results as one by one, in order, whatever is wrong with some."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import shared_memory
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import Codec
+from runtime.errors import (
+    ConditionError,
+    CorruptFileError,
+    ImageError,
+    QualityError,
+    UgicError,
+    UsageError,
+)
+from runtime.images import write_image
+from tests.runtime.host_device import HostBackend
+
+SIZES = ((64, 64), (100, 150), (1, 1), (128, 192), (70, 33))
+
+
+@pytest.fixture(scope="module")
+def files(codec: Codec, photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("many")
+    paths = []
+    for i, (height, width) in enumerate(SIZES):
+        path = folder / f"{i}.ugic"
+        path.write_bytes(codec.encode(photograph[:height, :width], quality=1 + i))
+        paths.append(path)
+    return paths
+
+
+def photographed(codec: Codec, file: Path, quality: int) -> bytes:
+    """What a file shows, coded at a quality of its own."""
+    return codec.encode(codec.decode(file.read_bytes()), quality=quality)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decodes_as_one_by_one_and_goes_on_after_bad_files(codec: Codec, files: list[Path], workers: int) -> None:
+    damaged = bytearray(files[3].read_bytes())
+    damaged[len(damaged) // 2] ^= 0x40
+    missing = files[0].with_name("missing.ugic")
+    sources = [files[0], bytes(damaged), *files[1:3], missing, b"nonsense", *files[3:], files[1].read_bytes()]
+    outcomes = list(codec.decode_many(sources, conditions=["human", "machine"], workers=workers, ahead=3))
+    assert [o.source for o in outcomes] == sources
+    for source, outcome in zip(sources, outcomes, strict=True):
+        try:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            expected = codec.decode_views(data, ["human", "machine"])
+        except (UgicError, OSError) as error:
+            assert outcome.value is None
+            assert isinstance(outcome.error, UsageError if source == missing else type(error))
+            continue
+        assert outcome.error is None
+        for a, b in zip(expected, outcome.value, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert isinstance(outcomes[1].error, CorruptFileError)
+    assert "input 1" in str(outcomes[1].error) and "missing.ugic" in str(outcomes[4].error)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_encodes_as_one_by_one(codec: Codec, photograph: np.ndarray, tmp_path: Path, workers: int) -> None:
+    picture = tmp_path / "a.png"
+    write_image(picture, photograph[:80, :90])
+    broken = tmp_path / "b.png"
+    broken.write_bytes(picture.read_bytes()[:100])
+    images = [photograph[:64, :70], picture, broken, np.zeros((2, 2)), photograph]
+    outcomes = list(codec.encode_many(images, quality=3, workers=workers, then=lambda source, data: (len(data), data)))
+    assert [o.error is None for o in outcomes] == [True, True, False, False, True]
+    assert all(isinstance(outcomes[i].error, ImageError) for i in (2, 3))
+    for i, image in ((0, images[0]), (1, photograph[:80, :90]), (4, photograph)):
+        expected = codec.encode(image, quality=3)
+        assert outcomes[i].value == (len(expected), expected)
+
+
+def test_means_of_files_under_way_do_not_mix_on_a_device(codec: Codec, files: list[Path]) -> None:
+    """All files of one size: whatever a device's buffers hold of one must not reach another."""
+    device_codec = Codec(codec.bundle, HostBackend())
+    sources = [photographed(codec, files[1], quality) for quality in (1, 8, 3, 5, 8, 1)]
+    expected = [device_codec.decode(source) for source in sources]
+    for device in (None, "cuda"):
+        outcomes = list(device_codec.decode_many(sources, workers=0, ahead=4, device=device))
+        for a, b in zip(expected, outcomes, strict=True):
+            np.testing.assert_array_equal(np.asarray(b.value[0]), a)
+
+
+def test_takes_no_more_than_it_may_and_stops_when_nobody_listens(codec: Codec, files: list[Path]) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield files[0]
+
+    before = threading.active_count()
+    outcomes = codec.decode_many(endless(), workers=0, ahead=3)
+    assert taken == 0
+    for done in range(1, 5):
+        assert next(outcomes).error is None
+        assert taken <= done + 3
+    outcomes.close()  # type: ignore[attr-defined]
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def test_shared_memory_is_given_back(codec: Codec, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    create = shared_memory.SharedMemory.__init__
+
+    def recorded(self: shared_memory.SharedMemory, name: str | None = None, create_: bool = False, **kw: int) -> None:
+        create(self, name, kw.pop("create", create_), **kw)  # type: ignore[misc]
+        made.append(self.name)
+
+    monkeypatch.setattr(shared_memory.SharedMemory, "__init__", recorded)
+    assert all(o.error is None for o in codec.decode_many(files, workers=0))
+    monkeypatch.undo()
+    assert made
+    for name in made:
+        with pytest.raises(FileNotFoundError):
+            shared_memory.SharedMemory(name)
+
+
+def test_what_no_file_could_change_is_refused_at_once(codec: Codec) -> None:
+    with pytest.raises(ConditionError):
+        codec.decode_many([], conditions=["robot"])
+    with pytest.raises(QualityError):
+        codec.encode_many([], quality=99)
+    with pytest.raises(UsageError, match="at least 0"):
+        codec.decode_many([], workers=-1)
+    assert list(codec.decode_many([], workers=0)) == []
