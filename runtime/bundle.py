@@ -20,12 +20,13 @@ import numpy as np
 
 from runtime.errors import BundleError, PartError, VersionError
 from runtime.exact import ExactNetwork
+from runtime.graph_file import check_graph
 from runtime.range_coder import Tables
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 PARTS = ("both", "encoder", "decoder")
-LARGEST_FILE = 2**30
+LARGEST_BUNDLE = 2**30  # bytes of all files
 LARGEST_ARRAYS = 2**28  # of one file, unpacked
 
 
@@ -117,6 +118,8 @@ class Manifest:
                 _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
             }
             values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
+            if any(entry.bytes < 0 for entry in values["files"].values()):
+                raise ValueError("a file has a negative size")
             manifest = cls(**values)
             manifest._check()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -205,6 +208,8 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._contents = contents
+        for entry in manifest.graphs.values():
+            check_graph(self.file(entry.file), path / entry.file)
         arrays = self.arrays("tables.npz")
         self.y_tables, self.z_tables = (self._tables(arrays, name) for name in ("y", "z"))
         self.gain = self._matrix(arrays, "gain", manifest.latent_channels)
@@ -302,10 +307,10 @@ class Bundle:
         path = Path(path)
         manifest = read_manifest(path)
         contents = {}
+        if sum(entry.bytes for entry in manifest.files.values()) > LARGEST_BUNDLE:
+            raise BundleError(f"{path}: larger than {LARGEST_BUNDLE} bytes; not a bundle of this toolkit")
         for name, entry in manifest.files.items():
             file = path / name
-            if entry.bytes > LARGEST_FILE or entry.bytes < 0:
-                raise BundleError(f"{file}: the manifest gives it an impossible size; export the bundle again")
             contents[name] = _read(file, entry.bytes)
             if hashlib.sha256(contents[name]).hexdigest() != entry.sha256:
                 raise BundleError(f"{file}: changed since export (SHA-256 differs); copy or export the bundle again")
@@ -313,8 +318,8 @@ class Bundle:
 
 
 def _read(file: Path, size: int) -> bytes:
-    if file.is_symlink():
-        raise BundleError(f"{file}: is a symbolic link; a bundle holds plain files only")
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise BundleError(f"{file}: is a symbolic link or no regular file; a bundle holds plain files only")
     try:
         with file.open("rb") as stream:
             data = stream.read(size + 1)
@@ -333,6 +338,8 @@ def read_manifest(path: Path) -> Manifest:
         VersionError: a format this release does not read.
     """
     where = path / MANIFEST
+    if where.is_symlink() or (where.exists() and not where.is_file()):
+        raise BundleError(f"{where}: is a symbolic link or no regular file; a bundle holds plain files only")
     try:
         with where.open("rb") as stream:
             data = stream.read(2**22)
