@@ -360,10 +360,20 @@ class Codec:
         return self._run_whole(graph, inputs)
 
     def _run_whole(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        stage = STAGES.get(graph, graph)
+        graph, inputs = self._folded(graph, inputs)
         if graph not in self._graphs:
             self._graphs[graph] = self.backend.load(self.bundle.graph(graph)[1], graph)
-        with self._stage(STAGES.get(graph, graph)):
+        with self._stage(stage):
             return self._graphs[graph](inputs)[0]
+
+    def _folded(self, graph: str, inputs: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+        """The graph that has a named condition in its biases, where the bundle holds one, and its inputs."""
+        vector = inputs.get("condition")
+        for name, known in self.bundle.condition_vectors.items():
+            if vector is known and f"{graph}.{name}" in self.bundle.manifest.graphs:
+                return f"{graph}.{name}", {k: v for k, v in inputs.items() if k != "condition"}
+        return graph, inputs
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
