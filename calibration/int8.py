@@ -1,0 +1,259 @@
+"""`python -m calibration.int8 BUNDLE IMAGE… -o OUT`: a bundle whose transforms compute in 8-bit integers.
+
+Quantises the analysis and the synthesis on what the codec computes from the images, over all conditions and
+qualities, and keeps in float the layers whose quantisation costs most, until the loss in rate and distortion is
+tolerated. Entropy path and codec id stay: files of either bundle decode in the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from calibration.int8_bundle import check_free, int8_bundle, write
+from calibration.int8_fold import fold_condition
+from calibration.int8_graph import FORMS, FloatGraph, Quantiser, Step
+from calibration.int8_samples import Coded, code_all, conditions_of
+from calibration.int8_search import STRENGTHS, Found, Side, analysis_loss, prepare, search, synthesis_loss
+from runtime.backends import Backend
+from runtime.backends.onnxruntime import OnnxRuntime
+from runtime.bundle import Bundle
+from runtime.cli import Parser, run
+from runtime.codec import Codec
+from runtime.errors import ImageError, UsageError
+from runtime.images import read_image, readable_suffixes
+from runtime.metrics import psnr
+
+SIDES = {"analysis": ("g_a", "h_a"), "synthesis": ("g_s_trunk", "g_s")}
+QUALITIES_AN_IMAGE = 3
+TIMED = (512, 768)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Quantises what the command line names. Returns the exit status."""
+    parser = Parser(prog="python -m calibration.int8", description=__doc__)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a float bundle, both parts")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the new bundle")
+    parser.add_argument(
+        "--form",
+        choices=FORMS,
+        default="cpu",
+        help="cpu: what ONNX Runtime makes integer kernels of; tensorrt: what TensorRT reads; default cpu",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.08,
+        metavar="DB",
+        help="PSNR that each of analysis and synthesis may cost at equal bytes, default %(default)s dB",
+    )
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="images used of those given, default 10")
+    parser.add_argument("--size", type=int, default=256, metavar="PX", help="of the middle that is used, default 256")
+    parser.add_argument("--weight-bits", type=int, choices=(7, 8), default=8, help="default 8")
+    parser.add_argument("--threads", type=int, metavar="N", help="of ONNX Runtime; default: its choice")
+    return run(parser, _calibrate, arguments)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    if not 0 < options.tolerance < 10 or options.count < 1 or options.size < 64:
+        raise UsageError("--tolerance must lie between 0 and 10, --count be at least 1, --size at least 64")
+    check_free(options.output)
+    bundle = Bundle.open(options.bundle)
+    if bundle.manifest.precision != "fp32":
+        raise UsageError(f"{options.bundle}: is an {bundle.manifest.precision} bundle already; give the float one")
+    if options.output.resolve() == options.bundle.resolve():
+        raise UsageError(f"{options.output}: this output would replace the input; choose another name")
+    images = [_middle(read_image(path), options.size) for path in find_images(options.images, options.count)]
+    console, started = Console(), time.perf_counter()
+    backend = OnnxRuntime(threads=options.threads)
+    coded = [
+        one
+        for i, image in enumerate(images)
+        for one in code_all(bundle, backend, [image], chosen_qualities(i, bundle.manifest.qualities))
+    ]
+    models: dict[str, bytes] = {}
+    note: dict[str, object] = {"form": options.form, "weight_bits": options.weight_bits}
+    for title, names in SIDES.items():
+        floats = {n: FloatGraph.parse(bundle.graph(n)[1]) for n in names if n in bundle.manifest.graphs}
+        side, found = _side(bundle, title, floats, coded, backend, options)
+        _print_side(console, title, side, found, options.tolerance)
+        models.update(_models(bundle, side, found, backend))
+        floating = sorted(f"{g}/{n}" for g, n in side.everything - found.choice)
+        note[title] = {"loss_db": round(found.loss, 4), "float_layers": floating}
+    result = int8_bundle(bundle, models, note)
+    _print_codec(console, bundle, result, coded, backend)
+    if options.form == "cpu":
+        _print_times(console, bundle, result, images[0])
+    size = write(result, options.output)
+    console.print(
+        f"[green]success[/] {time.perf_counter() - started:.1f} s, codec {result.manifest.codec_id}, "
+        f"saved as {options.output} ({size / 1e6:.1f} MB)"
+    )
+    console.print(f"next: python -m runtime.encode IMAGE -o OUT.ugic --bundle {options.output}")
+    return 0
+
+
+def find_images(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` files, evenly from those named and those in the folders named.
+
+    Raises:
+        ImageError: a folder without images.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in readable_suffixes())
+            if not inside:
+                raise ImageError(f"{path}: holds no images; name the files themselves")
+            found += inside
+        else:
+            found.append(path)
+    return [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
+
+
+def chosen_qualities(index: int, qualities: int) -> list[int]:
+    """The qualities that an image is coded at: a few, spread, and others than those of the image before it."""
+    wanted = min(QUALITIES_AN_IMAGE, qualities)
+    return sorted({1 + (index + i * qualities // wanted) % qualities for i in range(wanted)})
+
+
+def _middle(image: np.ndarray, size: int) -> np.ndarray:
+    top, left = (max(0, (n - size) // 2) for n in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def _side(
+    bundle: Bundle,
+    title: str,
+    floats: Mapping[str, FloatGraph],
+    coded: Sequence[Coded],
+    backend: Backend,
+    options: argparse.Namespace,
+) -> tuple[Side, Found]:
+    """The best equalisation of one half, and the layers to quantise."""
+    loss = synthesis_loss(coded, backend) if title == "synthesis" else analysis_loss(bundle, coded, backend)
+    # z is rounded after h_a anyway: to integers, which are its quantised form while they fit.
+    exact = bundle.exact
+    natural = {"z": Step(1.0, 0 if options.form == "tensorrt" else 128)} if exact and exact.input_limit <= 127 else {}
+    tried = []
+    for strength in STRENGTHS:
+        side = prepare(floats, coded, backend, options.form, options.weight_bits, strength, natural)
+        tried.append((loss(side.write(side.everything)), strength, side))
+    side = min(tried, key=lambda t: t[:2])[2]
+    return side, search(side, loss, options.tolerance)
+
+
+def _models(bundle: Bundle, side: Side, found: Found, backend: Backend) -> dict[str, bytes]:
+    """The graphs, and for ONNX Runtime one `g_s` more for each named condition, with its vectors folded."""
+    models = side.write(found.choice)
+    if side.form == "cpu" and "g_s" in models:
+        chosen = {layer for graph, layer in found.choice if graph == "g_s"}
+        for name, vector in bundle.condition_vectors.items():
+            folded = fold_condition(side.graphs["g_s"], side.weights["g_s"], vector, backend)
+            if folded is not None:
+                graph, weights = folded
+                writer = Quantiser(graph, side.steps["g_s"], weights, side.form, side.passed(found.choice))
+                models[f"g_s.{name}"] = writer.write(chosen)
+    return models
+
+
+def _print_side(console: Console, title: str, side: Side, found: Found, tolerance: float) -> None:
+    table = Table("layer", "share of work", "loss alone, dB", "", title=f"{title}: sensitivity")
+    work = sum(side.weight.values())
+    for graph, layers in side.graphs.items():
+        for layer in layers.layers:
+            key = (graph, layer.name)
+            kind = "int8" if key in found.choice else "[yellow]float[/]"
+            table.add_row(f"{graph}: {layer.name}", f"{side.weight[key] / work:.1%}", f"{found.alone[key]:+.4f}", kind)
+    console.print(table)
+    console.print(
+        f"{title}: everything in INT8 loses {found.all_loss:.3f} dB; with {len(side.everything) - len(found.choice)} "
+        f"of {len(side.everything)} layers in float {found.loss:.3f} dB (tolerance {tolerance:g})"
+    )
+
+
+def _print_codec(console: Console, bundle: Bundle, result: Bundle, coded: Sequence[Coded], backend: Backend) -> None:
+    """Both halves together through the real codec, and either bundle's files in the other."""
+    before = code_all_again(bundle, bundle, coded, backend)
+    table = Table("encoded by", "decoded by", "bpp", "PSNR dB", title="through the codec, calibration images")
+    for names, pair in {
+        ("fp32", "fp32"): before,
+        ("fp32", "int8"): code_all_again(bundle, result, coded, backend),
+        ("int8", "fp32"): code_all_again(result, bundle, coded, backend),
+        ("int8", "int8"): code_all_again(result, result, coded, backend),
+    }.items():
+        table.add_row(*names, f"{pair[0]:.4f}", f"{pair[1]:.3f}")
+    console.print(table)
+
+
+def code_all_again(encoder: Bundle, decoder: Bundle, coded: Sequence[Coded], backend: Backend) -> tuple[float, float]:
+    """Mean bpp and PSNR, over images, qualities and conditions, of one bundle's files decoded by another."""
+    write_, read = Codec(encoder, backend), Codec(decoder, backend)
+    rates, qualities = [], []
+    for c in coded:
+        data = write_.encode(c.image, c.quality)
+        rates.append(8 * len(data) / (c.image.shape[0] * c.image.shape[1]))
+        views = read.decode_views(data, conditions_of(read))
+        qualities += [psnr(view, c.image) for view in views]
+    return float(np.mean(rates)), float(np.mean(qualities))
+
+
+def _print_times(console: Console, bundle: Bundle, result: Bundle, image: np.ndarray) -> None:
+    """Both bundles' transforms on the same image, alternating, and what to ship."""
+    times = paired_times(bundle, result, image)
+    table = Table(
+        "graph", "fp32 ms", "int8 ms", "int8 is faster by", title=f"{TIMED[1]}×{TIMED[0]}, one thread, medians"
+    )
+    slower = []
+    for name, (floating, integer) in times.items():
+        table.add_row(name, f"{floating:.2f}", f"{integer:.2f}", f"{floating / integer:.2f}×")
+        slower += [name] if integer >= floating else []
+    console.print(table)
+    total = [sum(t[i] for t in times.values()) for i in (0, 1)]
+    verdict = "ship INT8" if total[1] < total[0] else "ship fp32"
+    advice = f"; in fp32 these are no slower: {', '.join(slower)}" if slower and verdict == "ship INT8" else ""
+    console.print(
+        f"on this machine: {verdict}; its transforms take {total[1] / total[0]:.2f} of the time of fp32{advice}"
+    )
+
+
+def paired_times(bundle: Bundle, result: Bundle, image: np.ndarray, runs: int = 15) -> dict[str, tuple[float, float]]:
+    """Graph → median milliseconds of the float and of the INT8 bundle on 768×512 pixels made of an image.
+
+    Graphs alternate; one thread, its own processor time, so that other work on the machine counts little.
+    """
+    tall, wide = (-(-n // m) for n, m in zip(TIMED, image.shape[:2], strict=True))
+    large = np.ascontiguousarray(np.tile(image, (tall, wide, 1))[: TIMED[0], : TIMED[1]])
+    backend = OnnxRuntime(threads=1)
+    quality = (bundle.manifest.qualities + 1) // 2
+    recorded = [code_all(b, backend, [large], [quality])[0].feeds for b in (bundle, result)]
+    first = next(iter(bundle.condition_vectors), None)
+    found: dict[str, tuple[float, float]] = {}
+    for name in [n for names in SIDES.values() for n in names if n in bundle.manifest.graphs]:
+        own = f"{name}.{first}" if f"{name}.{first}" in result.manifest.graphs else name
+        pairs = [
+            (backend.load(b.graph(n)[1], n), feeds[n][0])
+            for b, n, feeds in ((bundle, name, recorded[0]), (result, own, recorded[1]))
+        ]
+        times: tuple[list[float], list[float]] = ([], [])
+        for i in range(runs + 2):
+            for (graph, feed), kept in zip(pairs, times, strict=True):
+                before = time.thread_time()
+                graph(feed)
+                if i >= 2:
+                    kept.append((time.thread_time() - before) * 1e3)
+        found[name] = (statistics.median(times[0]), statistics.median(times[1]))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
