@@ -4,12 +4,10 @@ machine.
 A layer is a convolution of integers, then ``v = clip(round_half_even(acc * 2^-shift), low, high)``, then
 optionally a table (leaky ReLU and such), then a pixel shuffle; ReLU is ``low = 0``. The largest accumulator
 that any legal input can cause follows from the weights and the clip ranges alone (`ExactNetwork.bounds`).
-Where it stays below 2^24, fp32
-represents every partial sum in whatever order a library adds: any fp32 direct or matrix-product convolution
-    gives these
-integers. Algorithms that transform their operands first (Winograd, FFT) do not. Weights of 8 bits and
-activations of 11 bits also survive TF32's 11-bit significands, and 8-bit activations those of bfloat16, where
-sums are kept in fp32.
+Where it stays below 2^24, fp32 represents every partial sum in whatever order a library adds: any fp32 direct
+or matrix-product convolution gives these integers. Algorithms that transform their operands first (Winograd,
+FFT) do not. Weights of 8 bits and activations of 11 bits also survive TF32's 11-bit significands, and 8-bit
+activations those of bfloat16, where sums are kept in fp32.
 
 After Ballé, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR
 2019. This module is the reference in numpy; the graphs of a bundle are checked against it bit for bit.
@@ -114,9 +112,8 @@ class ExactLayer:
         Args:
             low, high: int64 (I,), the range of each input channel.
         """
-        taps = self.weight.astype(np.int64)
-        positive = np.maximum(taps, 0).sum((2, 3))
-        negative = np.minimum(taps, 0).sum((2, 3))
+        positive = np.maximum(self.weight, 0).sum((2, 3), dtype=np.int64)
+        negative = np.minimum(self.weight, 0).sum((2, 3), dtype=np.int64)
         below, above = np.minimum(low, 0), np.maximum(high, 0)
         bias = self.bias.astype(np.int64)
         top = positive @ above + negative @ below + np.maximum(bias, 0)

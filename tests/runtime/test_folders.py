@@ -155,7 +155,13 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
 def start(source: Path, out: Path, **more: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "runtime.cli", "encode", str(source), "-o", str(out), "--bundle", str(BUNDLE)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | more
-    return subprocess.Popen([*command, "--jobs", "2"], env=ENVIRONMENT, start_new_session=True, **quiet)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [*command, "--jobs", "2"],
+        env=ENVIRONMENT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+        **quiet,
+    )
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -233,7 +239,7 @@ def test_a_file_whose_process_dies_twice_fails_alone(tmp_path: Path, capsys: pyt
     """A limit of address space that the many can work within, and one image not."""
     source = tmp_path / "in"
     pictures(source, [f"{i}.png" for i in range(6)])
-    write_image(source / "3.png", np.zeros((6000, 6000, 3), np.uint8))
+    write_image(source / "3.png", np.zeros((10000, 10000, 3), np.uint8))
     done = subprocess.run(
         ["bash", "-c", f'ulimit -v 1500000; exec "{sys.executable}" -m runtime.cli encode in -o out --jobs 1 '
          f'--bundle "{BUNDLE}" --json'],
