@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.text import Text
+
 from runtime.cli import Parser, for_each, printable, run
 from runtime.encode import parse_quality
 from runtime.errors import OutputError, UsageError
@@ -38,9 +41,12 @@ def _report(options: argparse.Namespace) -> int:
     for graph in ("g_a", "g_s"):  # half a codec refuses before any work
         codec.bundle.graph(graph)
     sections: list[Section] = []
+    waiting = Console(stderr=True)  # its status shows on terminals alone
 
     def add(index: int, path: Path) -> None:
-        sections.append(section(codec, path.name, read_image(path), quality, f"image-{index + 1}"))
+        pixels = read_image(path)
+        with waiting.status(Text(f"{printable(path)}: encoding at {codec.qualities} qualities")):
+            sections.append(section(codec, path.name, pixels, quality, f"image-{index + 1}"))
         print(f"{printable(path)}  {sections[-1].line}", flush=True)
 
     status = for_each(options.images, add)

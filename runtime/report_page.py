@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from runtime.codec import Codec
 
 TEMPLATE = Path(__file__).with_name("report.html")
-_RUNS = 5
+_RUNS = 7  # for the times of a small image; fewer the larger it is
+_RUN_PIXELS = 8_000_000  # what all runs together encode, but one run at least
 _PERCENTILE = 99.5  # of the errors, at the top of their maps' scale
 
 
@@ -119,7 +120,7 @@ def section(codec: Codec, name: str, pixels: np.ndarray, quality: int, anchor: s
     jpeg = jpeg_at(pixels, len(data)) if max(width, height) <= LARGEST_SIDE["JPEG"] else None
     bits = latent_bits(codec, data)
     points = codec_points(codec, pixels)
-    times = latency(codec, pixels, quality, _RUNS)
+    times = latency(codec, pixels, quality, max(1, min(_RUNS, _RUN_PIXELS // (width * height))))
 
     bpp = 8 * len(data) / (width * height)
     quality_of = {c: (psnr(pixels, view), ms_ssim(pixels, view)) for c, view in views.items()}
@@ -239,7 +240,8 @@ def _time_part(times: Latency, views: int) -> str:
     )
     heads = ["ms", *(f'<span class="swatch {escape(stage)}"></span>{escape(stage)}' for stage in stages)]
     cells = [[name, *(f"{part[s]:,.1f}" if s in part else "" for s in stages)] for name, part in rows]
-    note = f"Medians of {times.runs} runs after one that is not counted, reading and writing of files left out."
+    measured = "One run" if times.runs == 1 else f"Medians of {times.runs} runs"
+    note = f"{measured}, sessions and tables at hand; reading and writing of files is not counted."
     return f'<h3>Time</h3>{drawn}<div class="wide">{_table(heads, cells, True)}</div><p class="quiet">{note}</p>'
 
 
