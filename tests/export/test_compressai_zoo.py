@@ -96,6 +96,23 @@ def test_the_picture_is_compressais(exported: Exported, size: tuple[int, int]) -
 
 
 @torch.no_grad()
+def test_twelve_megapixels(exported: Exported, request: pytest.FixtureRequest) -> None:
+    """Larger than a tile, and no multiple of the stride."""
+    if request.node.callspec.params["exported"][1] != WIDTHS[0]:
+        return
+    image = np.tile(photograph(400, 400), (8, 10, 1))[:3000, :4000]
+    found = exported.codec.decode(exported.codec.encode(image))
+    expected = exported.model(exported.padded(image))["x_hat"].clamp_(0, 1).mul_(255).round_()
+    expected = expected[0].permute(1, 2, 0).numpy().astype(np.uint8)[:3000, :4000]
+    assert found.shape == (3000, 4000, 3)
+    different = found != expected
+    assert np.mean(different) < 1e-3
+    # Of a million symbols a few lie on the edge between two values; around those, pictures differ by more than a level.
+    larger = np.abs(found[different].astype(int) - expected[different]) > 1
+    assert np.count_nonzero(larger) < 1e-5 * found.size
+
+
+@torch.no_grad()
 def test_symbols_are_compressais(exported: Exported) -> None:
     """But for values that lie within a thousandth of a tie."""
     model, image = exported.model, photograph(128, 192)

@@ -1,0 +1,169 @@
+"""CompressAI's models, trained as floats, against their bundles: picture, bytes, and what integer scales cost.
+
+    python -m benchmarks.zoo train mbt2018-mean IMAGES -o CHECKPOINT [--steps 2500]
+    python -m benchmarks.zoo compare CHECKPOINT... --images IMAGES [--json OUT]
+
+`train` trains a small model briefly with CompressAI's own loss, for want of its published weights. `compare` exports
+each checkpoint and prints, over the images: bytes of a whole file against CompressAI's strings; bits of `y` under the
+integer scale indexes against those under CompressAI's float ones, same symbols, same tables; PSNR of both pictures and
+the largest difference between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from export.checkpoint import load
+from export.to_onnx import export_bundle
+from models.entropy import compressai_module
+from runtime import Codec
+from runtime.images import read_image
+from runtime.metrics import psnr
+from runtime.range_coder import TOTAL, Tables
+from training.config import Data
+from training.data import Crops, image_files
+
+MODELS = {"bmshj2018-hyperprior": "ScaleHyperprior", "mbt2018-mean": "MeanScaleHyperprior"}
+
+
+def build(architecture: str, width: int, latent: int) -> Any:
+    """A new model of CompressAI."""
+    return getattr(compressai_module("models"), MODELS[architecture])(width, latent)
+
+
+def train(model: Any, crops: Crops, steps: int, weight: float, batch: int) -> None:
+    """Bits per pixel + weight * 255² * MSE, Adam 1e-3 with a linear fall to 0 over the second half; prints progress."""
+    optimiser = torch.optim.Adam([p for n, p in model.named_parameters() if not n.endswith("quantiles")], lr=1e-3)
+    quantiles = torch.optim.Adam([p for n, p in model.named_parameters() if n.endswith("quantiles")], lr=1e-2)
+    started = time.monotonic()
+    model.train()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * min(1.0, 2 * (steps - step) / steps)
+        x = crops.batch(batch, step, 1)[0]
+        out = model(x)
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        bpp = sum(-torch.log2(v).sum() for v in out["likelihoods"].values()) / pixels
+        mse = (out["x_hat"] - x).square().mean() * 255**2
+        optimiser.zero_grad()
+        (bpp + weight * mse).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        quantiles.zero_grad()
+        model.aux_loss().backward()
+        quantiles.step()
+        if (step + 1) % 100 == 0:
+            left = (time.monotonic() - started) / (step + 1) * (steps - step - 1) / 60
+            print(f"step {step + 1}  {float(bpp):.3f} bpp  MSE {float(mse):.1f}  {left:.0f} min left", flush=True)
+
+
+def code_length(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> float:
+    """Bits of symbols under integer frequencies; a symbol outside its row's support counts as that row's escape."""
+    starts = np.cumsum(tables.lengths) - tables.lengths
+    at = symbols - tables.offsets[rows]
+    escape = tables.lengths[rows] - 1
+    at = np.where((at < 0) | (at > escape), escape, at)
+    return float(-np.log2(tables.frequencies[starts[rows] + at] / TOTAL).sum())
+
+
+@torch.no_grad()
+def compare(checkpoint: Path, files: list[Path]) -> dict[str, Any]:
+    """Means over the images, each of any size."""
+    state = torch.load(checkpoint, weights_only=True)
+    model = build(state["architecture"], state["width"], state["latent"])
+    model.load_state_dict(state["state_dict"])
+    model.eval().update(force=True)
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        export_bundle(load(checkpoint), Path(folder) / "bundle", console=Console())
+        codec = Codec.from_bundle(Path(folder) / "bundle")
+        for path in files:
+            records.append(_one(model, codec, read_image(path)))
+    means = {key: float(np.mean([r[key] for r in records])) for key in records[0]}
+    means["largest difference"] = max(r["largest difference"] for r in records)
+    means["file %"] = 100 * (sum(r["bytes"] for r in records) / sum(r["their bytes"] for r in records) - 1)
+    means["integer %"] = 100 * (sum(r["bits"] for r in records) / sum(r["float bits"] for r in records) - 1)
+    return {"architecture": state["architecture"], "images": len(records), **means}
+
+
+def _one(model: Any, codec: Codec, image: np.ndarray) -> dict[str, float]:
+    x: Tensor = torch.from_numpy(codec._pad(image).copy()).permute(2, 0, 1)[None].float() / 255
+    data = codec.encode(image)
+    found = codec.decode(data)
+    expected = torch.round(model(x)["x_hat"].clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    expected = expected[: image.shape[0], : image.shape[1]]
+    y = codec._run("g_a", image=codec._pad(image)[None], gain=codec.bundle.gain)
+    z = codec._hyper_latents(y)
+    symbols, rows = codec._symbols(y, z)
+    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    scales = model.h_s(torch.from_numpy(z) + medians)
+    scales = scales.chunk(2, 1)[0] if codec.bundle.manifest.architecture == "mbt2018-mean" else scales
+    float_rows = model.gaussian_conditional.build_indexes(scales).numpy()
+    return {
+        "bytes": len(data),
+        "their bytes": sum(len(s[0]) for s in model.compress(x)["strings"]),
+        "bits": code_length(symbols, rows, codec.bundle.y_tables),
+        "float bits": code_length(symbols, float_rows, codec.bundle.y_tables),
+        "other rows %": 100 * float(np.mean(rows != float_rows)),
+        "bpp": 8 * len(data) / image.shape[0] / image.shape[1],
+        "psnr": psnr(image, found),
+        "their psnr": psnr(image, expected),
+        "largest difference": float(np.abs(found.astype(int) - expected).max()),
+        "pixels that differ %": 100 * float(np.mean(found != expected)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.splitlines()[0] if __doc__ else "")
+    verbs = p.add_subparsers(dest="verb", required=True)
+    t = verbs.add_parser("train")
+    t.add_argument("architecture", choices=MODELS)
+    t.add_argument("images", type=Path, help="folder of training images")
+    t.add_argument("-o", "--output", type=Path, required=True)
+    t.add_argument("--width", type=int, default=64, help="channels N (default: 64)")
+    t.add_argument("--latent", type=int, default=96, help="channels M (default: 96)")
+    t.add_argument("--steps", type=int, default=2500)
+    t.add_argument("--weight", type=float, default=0.0067, help="lambda (default: 0.0067)")
+    t.add_argument("--batch", type=int, default=8, help="crops of 128×128 (default: 8)")
+    t.add_argument("--threads", type=int, default=2)
+    c = verbs.add_parser("compare")
+    c.add_argument("checkpoints", type=Path, nargs="+")
+    c.add_argument("--images", type=Path, required=True, help="folder")
+    c.add_argument("--limit", type=int, default=1000, help="at most so many images")
+    c.add_argument("--json", type=Path)
+    args = p.parse_args(arguments)
+    files = image_files(args.images)
+    if args.verb == "train":
+        torch.set_num_threads(args.threads)
+        torch.manual_seed(1)
+        model = build(args.architecture, args.width, args.latent)
+        train(model, Crops(files, Data(crop=128)), args.steps, args.weight, args.batch)
+        fields = {"architecture": args.architecture, "width": args.width, "latent": args.latent}
+        torch.save({**fields, "state_dict": model.state_dict()}, args.output)
+        return 0
+    records = [compare(path, files[: args.limit]) for path in args.checkpoints]
+    keys = [k for k in records[0] if k not in ("architecture", "images", "bits", "float bits")]
+    table = Table("mean over images", *(f"{r['architecture']} ({r['images']})" for r in records))
+    for key in keys:
+        table.add_row(key, *(f"{r[key]:.4g}" if not math.isclose(r[key] % 1, 0) else f"{r[key]:.0f}" for r in records))
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps(records, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
