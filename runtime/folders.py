@@ -436,9 +436,10 @@ def _as_table(summary: Summary) -> str:
     table.add_column()
     table.add_column(justify="right")
     rows: list[tuple[str, str]] = [("files", f"{summary.files:,}"), (f"{summary.verb}d", f"{summary.done:,}")]
-    for name, count in (("skipped", summary.skipped), ("failed", summary.failed), ("not tried", summary.not_tried)):
-        rows += [(name, f"{count:,}")] * bool(count)
+    rows += [("skipped", f"{summary.skipped:,}")] * bool(summary.skipped)
+    rows += [("failed", f"{summary.failed:,}")] * bool(summary.failed)
     rows += [(f"  {reason}", f"{count:,}") for reason, count in summary.reasons().most_common()]
+    rows += [("not tried", f"{summary.not_tried:,}")] * bool(summary.not_tried)
     rows += [("bytes in", f"{summary.bytes_in:,}"), ("bytes out", f"{summary.bytes_out:,}")]
     if summary.bpp is not None:
         rows.append(("bits a pixel", f"{summary.bpp:.3f}"))

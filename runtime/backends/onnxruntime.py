@@ -68,7 +68,7 @@ class OnnxRuntime:
         if self.provider not in library.get_available_providers():
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
         options = library.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised below
         # Without VNNI, uint8 × int8 kernels add pairs of products in 16 bits, which 8-bit weights overflow: use uint8 ×
         # uint8 there. With VNNI they cannot, and on CPUs that have AMX too the other kernels are three times slower.
         if not _has_vnni():
@@ -85,8 +85,7 @@ class OnnxRuntime:
         try:
             session = library.InferenceSession(model, options, providers=[self.provider])
         except Exception as error:  # the library's exceptions share no base class
-            reason = str(error).splitlines()[0]
-            raise BackendError(f"{self.name} cannot load graph {name}: {reason}") from error
+            raise BackendError(f"{self.name} cannot load graph {name}: {_reason(error)}") from error
         if self.provider not in session.get_providers():
             raise BackendError(f"{self.provider} was asked for, but ONNX Runtime did not start it for {name}")
         return OnnxGraph(session, name)
@@ -106,5 +105,12 @@ class OnnxGraph:
         try:
             return list(self._session.run(self._outputs, given))
         except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise BackendError(f"ONNX Runtime failed in graph {self._name}: {reason}") from error
+            raise BackendError(f"ONNX Runtime failed in graph {self._name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The library's words on one line; where it is memory that lacks, ours."""
+    words = " ".join(str(error).split())
+    if "allocate memory" in words or "bad_alloc" in words or isinstance(error, MemoryError):
+        return "not enough memory; use a smaller image or a machine with more"
+    return words[:300] or type(error).__name__

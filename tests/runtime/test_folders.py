@@ -239,9 +239,9 @@ def test_a_file_whose_process_dies_twice_fails_alone(tmp_path: Path, capsys: pyt
     """A limit of address space that the many can work within, and one image not."""
     source = tmp_path / "in"
     pictures(source, [f"{i}.png" for i in range(6)])
-    write_image(source / "3.png", np.zeros((10000, 10000, 3), np.uint8))
+    write_image(source / "3.png", np.zeros((8000, 8000, 3), np.uint8))
     done = subprocess.run(
-        ["bash", "-c", f'ulimit -v 1500000; exec "{sys.executable}" -m runtime.cli encode in -o out --jobs 1 '
+        ["bash", "-c", f'ulimit -v 1000000; exec "{sys.executable}" -m runtime.cli encode in -o out --jobs 1 '
          f'--bundle "{BUNDLE}" --json'],
         cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False,
     )  # fmt: skip
