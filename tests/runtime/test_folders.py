@@ -239,7 +239,7 @@ def test_a_file_whose_process_dies_twice_fails_alone(tmp_path: Path, capsys: pyt
     """A limit of address space that the many can work within, and one image not."""
     source = tmp_path / "in"
     pictures(source, [f"{i}.png" for i in range(6)])
-    write_image(source / "3.png", np.zeros((8000, 8000, 3), np.uint8))
+    write_image(source / "3.png", np.zeros((10000, 10000, 3), np.uint8))
     done = subprocess.run(
         ["bash", "-c", f'ulimit -v 1000000; exec "{sys.executable}" -m runtime.cli encode in -o out --jobs 1 '
          f'--bundle "{BUNDLE}" --json'],
