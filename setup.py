@@ -25,6 +25,8 @@ TRAIN = [
 ]
 CLIP = ["open_clip_torch>=2.30"]
 
+CUDA = "cuda-python>=12.8"
+
 setup(
     name="ugicm",
     version="0.1.0",
@@ -40,16 +42,20 @@ setup(
     extras_require={
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
         "cpu": ["onnxruntime>=1.22"],
-        "gpu": ["onnxruntime-gpu>=1.22"],
+        "gpu": ["onnxruntime-gpu>=1.22", CUDA],
         "demo": ["scikit-image>=0.22"],
         "export": EXPORT,
         "train": TRAIN,
         "clip": [*TRAIN, *CLIP],
         "fuzz": ["atheris>=3", "coverage>=7"],
-        "tensorrt": ["tensorrt-rtx-cu13>=1.7"],
+        "tensorrt": ["tensorrt>=10.13", CUDA],
+        "tensorrt-rtx": ["tensorrt-rtx-cu13>=1.7", CUDA],
         "test": [
             *TRAIN,
             *CLIP,
+            CUDA,
+            # Builds engines without a GPU; there are wheels for these systems.
+            "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.9",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -140,7 +141,7 @@ def bytes_to_symbols(model: onnx.ModelProto) -> None:
         "last": np.asarray([-1], np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(v, f"symbols/{k}") for k, v in constants.items())
-    steps: list[tuple[str, list[str], list[str], dict[str, int]]] = [
+    steps: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Cast", ["symbols_bytes"], ["symbols/floats"], {"to": TensorProto.FLOAT}),
         ("Split", ["symbols/floats"], ["symbols/low_", "symbols/high_"], {"axis": -1, "num_outputs": 2}),
         ("Squeeze", ["symbols/low_", "symbols/last"], ["symbols/low"], {}),
@@ -194,7 +195,7 @@ def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[s
     middle = slice((m.qualities - 1) // 2, (m.qualities - 1) // 2 + 1)
     y = None
     if "g_a" in m.graphs:
-        image = _coloured_noise(rows * m.stride, columns * m.stride)
+        image = coloured_noise(rows * m.stride, columns * m.stride)
         y = run("g_a", image=image[None], gain=bundle.gain[middle])[0]
     if "h_a" in m.graphs:
         assert y is not None and bundle.exact is not None
@@ -222,6 +223,9 @@ def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[s
         if m.conditions:
             shared["condition"] = bundle.condition_vectors[list(m.conditions)[-1]]
         run("g_s", **shared)
+        for name in m.graphs:
+            if name.startswith("g_s."):  # with a condition in its biases
+                run(name, **{k: v for k, v in shared.items() if k != "condition"})
     if "condition" in m.graphs:
         run("condition", beta=np.asarray([0.5], np.float32))
     if missing := set(m.graphs) - set(inputs):
@@ -229,7 +233,7 @@ def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[s
     return inputs
 
 
-def _coloured_noise(height: int, width: int) -> np.ndarray:
+def coloured_noise(height: int, width: int) -> np.ndarray:
     """(height, width, 3) uint8 with the 1/f spectrum of photographs, always the same."""
     rng = np.random.default_rng(5)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])

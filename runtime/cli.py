@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from runtime.backends import NAMES
 from runtime.errors import UgicError, UsageError
 
 # Each is the module runtime.VERB with a `main(arguments) -> exit status`, imported only when it is called.
@@ -89,6 +90,15 @@ def read_bytes(path: Path) -> bytes:
         raise UsageError(f"{path}: no such file; check the name") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    """Where the networks run."""
+    group = parser.add_argument_group("where the networks run")
+    group.add_argument(
+        "--backend", choices=NAMES, default=NAMES[0], metavar="NAME", help=f"{', '.join(NAMES)}; default: {NAMES[0]}"
+    )
+    group.add_argument("--precision", metavar="P", help="on a GPU: fp32, fp16 or int8, as export.to_tensorrt made it")
 
 
 def printable(text: object) -> str:

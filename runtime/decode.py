@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime import bitstream
 from runtime.bundles import find_bundle
-from runtime.cli import Parser, for_each, printable, read_bytes, run
+from runtime.cli import Parser, add_backend_options, for_each, printable, read_bytes, run
 from runtime.errors import BundleError, ConditionError, UsageError
 from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import check_suffix, write_image
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
     )
+    add_backend_options(parser)
     add_folder_options(parser)
     return run(parser, _decode, arguments)
 
@@ -76,6 +77,8 @@ class Decoding:
 
     bundle: Path | None
     conditions: tuple[str | float | None, ...]
+    backend: str = "onnxruntime"
+    precision: str | None = None
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Codecs are opened when a file names them, on one thread: the processes share the CPUs already."""
@@ -83,7 +86,9 @@ class Decoding:
 
         def decode(source: Path, outputs: tuple[Path, ...]) -> Figures:
             data = read_bytes(source)
-            codec = _codec_of(data, source, self.bundle, codecs, threads=1)
+            codec = _codec_of(
+                data, source, self.bundle, codecs, threads=1, backend=self.backend, precision=self.precision
+            )
             views = codec.decode_views(data, self.conditions, str(source))
             make_folder(outputs[0].parent, parents=True)
             for output, view in zip(outputs, views, strict=True):
@@ -102,7 +107,7 @@ def _decode(options: argparse.Namespace) -> int:
     if folder_mode(options, options.files):
         if os.path.realpath(options.files[0]) == os.path.realpath(options.output):
             raise UsageError(f"{options.output}: pictures there could be replaced by decoded ones; use another folder")
-        recipe = Decoding(options.bundle, conditions)
+        recipe = Decoding(options.bundle, conditions, options.backend, options.precision)
         return run_folder("decode", options.files[0], recipe, (".ugic",), ".png", labels, options)
     folder = output_folder(options.files, options.output)
     names = output_names(options.files, options.output, ".png", labels)
@@ -111,7 +116,7 @@ def _decode(options: argparse.Namespace) -> int:
 
     def decode(index: int, path: Path) -> None:
         data = read_bytes(path)
-        codec = _codec_of(data, path, options.bundle, codecs)
+        codec = _codec_of(data, path, options.bundle, codecs, backend=options.backend, precision=options.precision)
         started = time.perf_counter()
         views = codec.decode_views(data, conditions, str(path))
         milliseconds = (time.perf_counter() - started) * 1e3
@@ -126,16 +131,14 @@ def _decode(options: argparse.Namespace) -> int:
     return for_each(options.files, decode)
 
 
-def _codec_of(
-    data: bytes, path: Path, extra: Path | None, codecs: dict[Path, Codec], threads: int | None = None
-) -> Codec:
-    """The codec that a file names, opened once however many files name it."""
+def _codec_of(data: bytes, path: Path, extra: Path | None, codecs: dict[Path, Codec], **options: Any) -> Codec:
+    """The codec that a file names, opened with these options, once however many files name it."""
     stream = bitstream.parse(data, str(path))
     found = find_bundle(stream.codec_id, [] if extra is None else [extra])
     if found not in codecs:
         from runtime.codec import Codec  # a backend is loaded only once there is something to decode
 
-        codecs[found] = Codec.from_bundle(found, threads=threads)
+        codecs[found] = Codec.from_bundle(found, **options)
     return codecs[found]
 
 

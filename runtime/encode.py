@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cli import Parser, for_each, printable, run
+from runtime.cli import Parser, add_backend_options, for_each, printable, run
 from runtime.errors import QualityError
 from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import read_image, readable_suffixes
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"1, the smallest file, up to the codec's best; default {_QUALITY}",
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
+    add_backend_options(parser)
     add_folder_options(parser)
     return run(parser, _encode, arguments)
 
@@ -62,16 +63,18 @@ def parse_quality(text: str | None, qualities: int) -> int:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How each process of a folder run encodes: the bundle (None: the shipped one) and the quality."""
+    """How each process of a folder run encodes: the bundle (None: the shipped one), the quality, the backend."""
 
     bundle: Path | None
     quality: int
+    backend: str = "onnxruntime"
+    precision: str | None = None
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Opens the codec, on one thread: the processes share the CPUs already."""
         from runtime.codec import Codec
 
-        codec = Codec.from_bundle(self.bundle, threads=1)
+        codec = Codec.from_bundle(self.bundle, threads=1, backend=self.backend, precision=self.precision)
 
         def encode(source: Path, outputs: tuple[Path, ...]) -> Figures:
             pixels = read_image(source)
@@ -87,12 +90,13 @@ def _encode(options: argparse.Namespace) -> int:
     from runtime.codec import Codec  # a backend is loaded only once the command line makes sense
 
     if folder_mode(options, options.images):
-        codec = Codec.from_bundle(options.bundle)
-        recipe = Encoding(options.bundle, parse_quality(options.quality, codec.qualities))
+        codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
+        quality = parse_quality(options.quality, codec.qualities)
+        recipe = Encoding(options.bundle, quality, options.backend, options.precision)
         return run_folder("encode", options.images[0], recipe, readable_suffixes(), ".ugic", (), options)
     folder = output_folder(options.images, options.output)
     names = output_names(options.images, options.output, ".ugic")
-    codec = Codec.from_bundle(options.bundle)
+    codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
     quality = parse_quality(options.quality, codec.qualities)
 
     def encode(index: int, path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends.device import DeviceArray
 from runtime.bitstream import Bitstream
 from runtime.bundle import Bundle
 from runtime.codec import Codec, decode_symbols
@@ -142,8 +143,9 @@ def encode_many(
 
 def _scales(codec: Codec, z: np.ndarray) -> tuple[np.ndarray, Any]:
     rows, mean = codec._scales_and_means(z)
-    # What a GPU's graph returns is overwritten by its next run, which is another file's.
-    return np.ascontiguousarray(rows), mean.keep() if hasattr(mean, "keep") else mean
+    if isinstance(mean, DeviceArray):  # the graph's next run, which is another file's, writes over it
+        mean = mean.keep()
+    return np.ascontiguousarray(rows), mean
 
 
 def _synthesise(

@@ -40,14 +40,15 @@ class Verdict:
     reason: str
 
 
-def configurations(backend: str | None) -> Iterator[tuple[str, Backend]]:
-    """(options, backend) of everything installed here; `backend` narrows it.
+def configurations(bundle: Bundle, backend: str | None) -> Iterator[tuple[str, Backend]]:
+    """(options, backend) of every ONNX Runtime provider here, or of the one backend that is named.
 
     Raises:
-        BackendError: an unknown backend.
+        BackendError: it is unknown or not usable.
     """
     if backend not in (None, "onnxruntime"):
-        open_backend(backend or "")  # refuses by name
+        yield "", open_backend(backend or "", bundle=bundle)
+        return
     for provider in providers():
         for level in LEVELS:
             for threads in (1, 2):
@@ -66,7 +67,7 @@ def verify(bundle: Bundle, backend: str | None = None) -> list[Verdict]:
     if backend is None:
         exact = reproduces(bundle, reference_runner(bundle.exact))
         verdicts.append(Verdict("reference (numpy)", "", exact, "" if exact else "differs from the golden vectors"))
-    for options, candidate in configurations(backend):
+    for options, candidate in configurations(bundle, backend):
         try:
             exact = reproduces(bundle, graph_runner(bundle, candidate))
             reason = "" if exact else "differs from the golden vectors"

@@ -214,24 +214,29 @@ class Execution(Protocol):
 
 
 class DeviceGraph:
-    """A graph on a device, as `runtime.backends.Graph`, taking and returning arrays of the host or the device."""
+    """A graph on a device, as `runtime.backends.Graph`, taking arrays of the host or the device, returning the latter.
+
+    Where the graph reads `symbols_bytes`, integers of the host become bytes here; on the device they are bytes already.
+    """
 
     def __init__(self, device: Device, execution: Execution, name: str) -> None:
         self.name = name
-        self._device = device
+        self.device = device
+        self.inputs = [tensor.name for tensor in execution.inputs]
         self._execution = execution
         self._bound: OrderedDict[tuple[Shape, ...], _Bound] = OrderedDict()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         values = {t.name: inputs[SYMBOLS if t.name == SYMBOLS_BYTES else t.name] for t in self._execution.inputs}
         shapes = tuple(
-            (*v.shape, 2) if name == SYMBOLS_BYTES else tuple(map(int, v.shape)) for name, v in values.items()
+            (*v.shape, 2) if name == SYMBOLS_BYTES and not isinstance(v, DeviceArray) else tuple(map(int, v.shape))
+            for name, v in values.items()
         )
         bound = self._bound.pop(shapes, None)
         if bound is None:
-            bound = _Bound(self._device, self._execution, dict(zip(values, shapes, strict=True)))
+            bound = _Bound(self.device, self._execution, dict(zip(values, shapes, strict=True)))
             while len(self._bound) >= SIZES_KEPT:
-                self._device.synchronise()  # the oldest may still run
+                self.device.synchronise()  # the oldest may still run
                 self._bound.popitem(last=False)
         self._bound[shapes] = bound  # the newest last
         return bound(values)  # type: ignore[return-value]

@@ -37,7 +37,7 @@ class OnnxRuntimeCuda:
     Args:
         graphs: the bundle's device graphs, or None for the graphs of the bundle itself.
         capture: whether to run each size as a captured CUDA graph.
-        tf32: whether convolutions may use TF32; those of `h_s` may not, ever.
+        tf32: whether convolutions may use TF32, those of `h_s` too: for measurements only.
 
     Raises:
         BackendError: ONNX Runtime, its CUDA provider, a library of CUDA or a GPU is missing; the message says which.
@@ -69,7 +69,7 @@ class OnnxRuntimeCuda:
         settings = {
             "device_id": "0",
             "user_compute_stream": str(self.device.stream),
-            "use_tf32": "1" if self._tf32 and name != "h_s" else "0",
+            "use_tf32": "1" if self._tf32 else "0",
             "enable_cuda_graph": "1" if capture else "0",
             # For `h_s` no search, which may end at Winograd: its operands are transformed, and no longer exact.
             "cudnn_conv_algo_search": "DEFAULT" if name == "h_s" else "EXHAUSTIVE",

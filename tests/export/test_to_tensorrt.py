@@ -20,6 +20,7 @@ from runtime.backends.tensorrt_api import open_api
 from runtime.bundle import Bundle
 from runtime.engines import DeviceGraphs, Index, Sizes, profile
 from runtime.errors import BackendError, UsageError
+from runtime.images import write_image
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for Linux x86-64 and Windows only")
 
@@ -45,6 +46,35 @@ def built(request: pytest.FixtureRequest, bundle: Bundle) -> DeviceGraphs:
     """Every engine of the shipped bundle, built as a user builds them."""
     assert convert(bundle, request.param) == 0
     return DeviceGraphs.open(bundle, request.param)
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped bundle freshly quantised in the form that TensorRT reads."""
+    from skimage import data
+
+    from calibration import int8
+
+    folder = tmp_path_factory.mktemp("int8")
+    write_image(folder / "a.png", np.ascontiguousarray(data.astronaut()[40:168, 130:258]))
+    arguments = [str(Codec.from_bundle().bundle.path), str(folder), "-o", str(folder / "out"), "--size", "128"]
+    assert int8.main([*arguments, "--form", "tensorrt", "--threads", "1", "--tolerance", "0.5"]) == 0
+    return Bundle.open(folder / "out")
+
+
+def test_every_graph_of_a_quantised_bundle_builds(int8_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(int8_bundle, "int8") == 0, capsys.readouterr().err
+    graphs = DeviceGraphs.open(int8_bundle, "int8")
+    folder = engine_folder(graphs)
+    assert {p.stem for p in folder.glob("*.engine")} == set(int8_bundle.manifest.graphs)
+    quantised = [
+        name
+        for name in graphs.index.graphs
+        if any(n.op_type == "DequantizeLinear" for n in onnx.load_model_from_string(graphs.model(name)).graph.node)
+    ]
+    assert quantised and "h_s" not in quantised
+    assert convert(int8_bundle, "fp16") == 2
+    assert "ask for --precision int8" in capsys.readouterr().err
 
 
 def engine_folder(graphs: DeviceGraphs) -> Path:
