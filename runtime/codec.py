@@ -265,6 +265,8 @@ class Codec:
         views = []
         for view in self._synthesise(y_hat, stream.quality, vectors):
             cropped = view[: stream.height, : stream.width]
+            if tuple(cropped.shape) != (stream.height, stream.width, 3):
+                raise BackendError("g_s gave a picture of another size; the bundle is broken: export it again")
             # What a GPU's graph returns is overwritten by its next run.
             views.append(np.asarray(cropped) if device is None else cropped.keep())  # type: ignore[attr-defined]
         return views
