@@ -10,13 +10,11 @@ Writes `rate-distortion.json` and `rate-distortion.png`.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -24,59 +22,23 @@ from runtime import Codec
 from runtime.errors import UgicError
 from runtime.images import read_image
 from runtime.metrics import ms_ssim, psnr
+from training.curves import (
+    JPEG_QUALITIES,
+    WEBP_QUALITIES,
+    Curve,
+    at_rate,
+    bd_rate,
+    mean_curve,
+    pillow_file,
+    pillow_picture,
+)
 
-JPEG_QUALITIES = (3, 5, 7, 9, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95)
-WEBP_QUALITIES = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 RATES = (0.25, 0.4)
-
-Curve = list[dict[str, float]]
-
-
-def pillow_file(image: np.ndarray, kind: str, quality: int) -> bytes:
-    """A JPEG or WebP file of an (H, W, 3) uint8 array."""
-    out = io.BytesIO()
-    options = {"optimize": True} if kind == "JPEG" else {"method": 6}
-    Image.fromarray(image).save(out, kind, quality=quality, **options)
-    return out.getvalue()
 
 
 def point(image: np.ndarray, decoded: np.ndarray, size: int) -> tuple[float, float, float]:
     """(bpp, PSNR in dB, MS-SSIM)."""
     return size * 8 / (image.shape[0] * image.shape[1]), psnr(image, decoded), ms_ssim(image, decoded)
-
-
-def mean_curve(points: dict[int, list[tuple[float, float, float]]]) -> Curve:
-    """Means over the images of each setting."""
-    curve = []
-    for setting, values in points.items():
-        bpp, db, similarity = np.mean(values, axis=0)
-        curve.append({"setting": setting, "bpp": float(bpp), "psnr": float(db), "ms_ssim": float(similarity)})
-    return sorted(curve, key=lambda p: p["bpp"])
-
-
-def at_rate(curve: Curve, bpp: float, key: str = "psnr") -> float | None:
-    """A curve's value at a rate; None outside the curve."""
-    rates = [p["bpp"] for p in curve]
-    if not rates[0] <= bpp <= rates[-1]:
-        return None
-    return float(np.interp(np.log(bpp), np.log(rates), [p[key] for p in curve]))
-
-
-def bd_rate(anchor: Curve, other: Curve) -> float:
-    """Bjøntegaard's average rate difference in per cent of `other` against `anchor`, at equal PSNR.
-
-    G. Bjøntegaard, VCEG-M33 (2001), with piecewise cubic (PCHIP) interpolation as in JCTVC-B055.
-    """
-    from scipy.interpolate import PchipInterpolator
-
-    curves = []
-    for curve in (anchor, other):
-        db, rate = zip(*sorted((p["psnr"], np.log(p["bpp"])) for p in curve), strict=True)
-        curves.append((np.array(db), np.array(rate)))
-    low = max(c[0][0] for c in curves)
-    high = min(c[0][-1] for c in curves)
-    areas = [PchipInterpolator(*c).integrate(low, high) for c in curves]
-    return float((np.exp((areas[1] - areas[0]) / (high - low)) - 1) * 100)
 
 
 def measure(codec: Codec, images: list[np.ndarray], console: Console) -> dict[str, Curve]:
@@ -97,8 +59,7 @@ def measure(codec: Codec, images: list[np.ndarray], console: Console) -> dict[st
         for kind in ("JPEG", "WebP"):
             for setting in settings[kind]:
                 data = pillow_file(image, kind, setting)
-                decoded = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-                points[kind][setting].append(point(image, decoded, len(data)))
+                points[kind][setting].append(point(image, pillow_picture(data), len(data)))
     return {name: mean_curve(values) for name, values in points.items()}
 
 
@@ -120,7 +81,8 @@ def show(curves: dict[str, Curve], console: Console) -> dict[str, object]:
         equal.add_row(str(bpp), *cells)
     console.print(equal)
     bd = {name: bd_rate(curves[name], curves["ugic"]) for name in ("JPEG", "WebP")}
-    console.print(f"BD-rate (PSNR) against JPEG {bd['JPEG']:+.1f} %, against WebP {bd['WebP']:+.1f} %")
+    texts = (f"{kind} {'–' if v is None else f'{v:+.1f} %'}" for kind, v in bd.items())
+    console.print(f"BD-rate (PSNR) against {', against '.join(texts)}")
     return {"equal_rate_psnr": rates, "bd_rate_percent": bd}
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "training", "export", "calibration", "runtime")
 MAY_IMPORT = {
     "models": set(),
-    "training": {"models"},
+    "training": {"models", "runtime"},
     "export": {"models", "calibration", "runtime"},
     "calibration": {"runtime"},
     "runtime": set(),
@@ -47,6 +47,11 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         others = names & set(ROOMS) - {room}
         assert others <= MAY_IMPORT[room], f"{path} imports {others - MAY_IMPORT[room]}"
         assert not names & FORBIDDEN[room], f"{path} imports {names & FORBIDDEN[room]}"
+
+
+def test_only_evaluation_from_bitstreams_lets_training_see_the_runtime() -> None:
+    files = [path for path in (ROOT / "training").glob("*.py") if "runtime" in imported(path)]
+    assert {path.name for path in files} == {"evaluate.py", "report.py"}
 
 
 def test_compressai_is_imported_in_one_place() -> None:

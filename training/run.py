@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from models.conditioning import Preference
 from models.ugicm import UGICM, UGICMConfig
 from training.balance import make_balance
 from training.checkpoint import rebuild, save, weights_of
@@ -90,6 +91,9 @@ class Run:
             self.model = load_checkpoint(config.init)
         else:
             self.model = UGICM(UGICMConfig.named(network.backbone, network.qualities, **network.widths))
+        if config.fresh_conditioning:
+            hidden = self.model.config.widths.preference_hidden
+            self.model.preference = Preference(self.model.g_s.widths, hidden)
         choose_trained(self.model, config.train)
         self.average = UGICM(self.model.config)
         self.average.load_state_dict(self.model.state_dict())

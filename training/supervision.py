@@ -111,4 +111,5 @@ def map_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def evenly(count: int, layers: int) -> list[int]:
     """Indexes of `count` of so many layers, evenly spread, the last among them."""
-    return sorted({round((i + 1) * layers / count) - 1 for i in range(min(count, layers))}) if count else []
+    count = min(count, layers)
+    return sorted({round((i + 1) * layers / count) - 1 for i in range(count)})

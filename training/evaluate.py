@@ -1,0 +1,287 @@
+"""`python -m training.evaluate BUNDLE -o OUT`: what a codec's files are worth, to people and to machines.
+
+Everything comes from real bitstreams: each image is encoded at every quality and decoded from the bytes, for `human`
+and for `machine`. `--images` (lossless): bpp, PSNR, MS-SSIM, and BD-rate against JPEG and WebP. `--labelled` with
+`--classifier`: top-1, and agreement with what the classifier says of the original. `--detect` with `--detector`: mean
+average precision. JPEG and WebP are compared at the lowest setting whose mean rate over the images is at least the
+codec's, so that they never have fewer bits. Intervals: 95 %, percentile bootstrap over images, paired for differences.
+
+Writes `evaluation.json` and plots. Results are kept in OUT/cache: the same command continues, more qualities add to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from runtime import Codec
+from runtime.backends import open_backend
+from runtime.errors import UgicError
+from runtime.images import read_image
+from runtime.metrics import ms_ssim, psnr
+from runtime.output import write_atomically
+from training.config import ConfigError
+from training.curves import LADDERS, bits_per_pixel, matched_setting, pillow_file, pillow_picture
+from training.data import image_files
+from training.judges import NanoDet, SqueezeNet
+from training.report import report
+from training.scores import Box
+
+ORIGINAL = "original"
+Record = dict[str, Any]
+
+
+class Cache:
+    """Records by what they were made from, as JSON files of a folder."""
+
+    def __init__(self, folder: Path, *made_from: object) -> None:
+        self.folder = folder
+        self.made_from = made_from
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """The record of a key; made, and kept, where there is none."""
+        name = hashlib.sha256(repr((self.made_from, key)).encode()).hexdigest()[:20]
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        value = make()
+        write_atomically(path, json.dumps(value).encode())
+        return value
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images with what is known of them.
+
+    Attributes:
+        name: "images", "labelled" or "detect".
+        pictures: (H, W, 3) uint8 each.
+        truth: class index, or boxes, of each; empty without.
+        digest: of files and truth.
+    """
+
+    name: str
+    pictures: list[np.ndarray]
+    truth: list[Any]
+    digest: str
+
+
+def plain_images(folder: Path, limit: int | None) -> Images:
+    """The images of a folder."""
+    return _images("images", image_files(folder)[:limit], [])
+
+
+def labelled_images(folder: Path, limit: int | None) -> Images:
+    """Images and classes of a folder with `LABELS.csv` (columns class_index, file). Raises ConfigError."""
+    path = folder / "LABELS.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = [(folder / row["file"], int(row["class_index"])) for row in csv.DictReader(handle)]
+    except (OSError, KeyError, ValueError, TypeError):
+        raise ConfigError(f"{path}: a CSV file with the columns class_index and file is needed") from None
+    return _images("labelled", *_spread(rows, limit))
+
+
+def boxed_images(folder: Path, limit: int | None) -> Images:
+    """Images of `images/` with boxes of `labels/NAME.txt` (class, centre and size as shares). Raises ConfigError."""
+    rows = []
+    for path in image_files(folder / "images"):
+        label = folder / "labels" / f"{path.stem}.txt"
+        try:
+            lines = [line.split() for line in label.read_text().splitlines() if line.strip()] if label.exists() else []
+            rows.append((path, [(int(line[0]), *map(float, line[1:5])) for line in lines]))
+        except (OSError, ValueError, IndexError):
+            raise ConfigError(f"{label}: lines of class and four numbers are needed") from None
+    images = _images("detect", *_spread(rows, limit))
+    boxes = []
+    for picture, entries in zip(images.pictures, images.truth, strict=True):
+        h, w = picture.shape[:2]
+        boxes.append([Box((x - a / 2) * w, (y - b / 2) * h, a * w, b * h, c) for c, x, y, a, b in entries])
+    return Images(images.name, images.pictures, boxes, images.digest)
+
+
+def _spread(rows: list[tuple[Path, Any]], limit: int | None) -> tuple[list[Path], list[Any]]:
+    """At most `limit` rows, evenly spread: labelled files come sorted by class."""
+    if limit is not None and limit < len(rows):
+        rows = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, limit)]
+    return [path for path, _ in rows], [truth for _, truth in rows]
+
+
+def _images(name: str, files: list[Path], truth: list[Any]) -> Images:
+    if not files:
+        raise ConfigError(f"--{name}: no images there")
+    digest = hashlib.sha256(repr(truth).encode())
+    for path in files:
+        digest.update(path.name.encode() + str(path.stat().st_size if path.exists() else 0).encode())
+    return Images(name, [read_image(path) for path in files], truth, digest.hexdigest())
+
+
+def judged(judge: SqueezeNet | NanoDet | None, originals: list[np.ndarray], pictures: list[np.ndarray]) -> Record:
+    """What is found in pictures: classes, boxes, or without a judge how like the originals they are."""
+    pairs = list(zip(originals, pictures, strict=True))
+    record: Record = {"psnr": [psnr(a, b) for a, b in pairs if a is not b]}
+    if isinstance(judge, SqueezeNet):
+        record["classes"] = judge.classify(pictures)
+    elif isinstance(judge, NanoDet):
+        record["boxes"] = [judge.detect(picture) for picture in pictures]
+    else:
+        record["ms_ssim"] = [ms_ssim(a, b) for a, b in pairs]
+    return record
+
+
+class Evaluation:
+    """Measures a codec and its rivals on a set of images.
+
+    Args:
+        codec: the codec.
+        images: the set.
+        judge: what looks at decoded pictures; None for PSNR and MS-SSIM.
+        cache: of records.
+        say: told what is being measured.
+    """
+
+    def __init__(
+        self, codec: Codec, images: Images, judge: SqueezeNet | NanoDet | None, cache: Cache, say: Callable[[str], None]
+    ) -> None:
+        self.codec, self.images, self.judge, self.cache, self.say = codec, images, judge, cache, say
+
+    def _kept(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        def told() -> Any:
+            self.say(f"{self.images.name}: {' '.join(map(str, key))}")
+            return make()
+
+        return self.cache.get((self.images.name, self.images.digest, *key), told)
+
+    def original(self) -> Record:
+        """What the judge finds in the originals."""
+        return self._kept((ORIGINAL,), lambda: judged(self.judge, self.images.pictures, self.images.pictures))
+
+    def ugic(self, quality: int) -> dict[str, Record]:
+        """Records of each view at a quality."""
+
+        def make() -> dict[str, Record]:
+            conditions = self.codec.conditions or (None,)
+            files = [self.codec.encode(picture, quality) for picture in self.images.pictures]
+            views = [self.codec.decode_views(data, conditions) for data in files]
+            bpp = [bits_per_pixel(d, p) for d, p in zip(files, self.images.pictures, strict=True)]
+            return {
+                condition or "ugic": {"bpp": bpp, **judged(self.judge, self.images.pictures, [v[i] for v in views])}
+                for i, condition in enumerate(conditions)
+            }
+
+        return self._kept(("quality", quality), make)
+
+    def rival(self, kind: str, setting: int) -> Record:
+        """The record of "JPEG" or "WebP" at a setting."""
+
+        def make() -> Record:
+            files = [pillow_file(picture, kind, setting) for picture in self.images.pictures]
+            bpp = [bits_per_pixel(d, p) for d, p in zip(files, self.images.pictures, strict=True)]
+            return {"bpp": bpp, **judged(self.judge, self.images.pictures, [pillow_picture(d) for d in files])}
+
+        return self._kept((kind, setting), make)
+
+    def matched(self, kind: str, bpp: float) -> Record:
+        """The record of a rival at a mean rate of at least `bpp`."""
+        key = (kind, "setting for", round(bpp, 5))
+        setting = self._kept(key, lambda: matched_setting(self.images.pictures, kind, bpp))
+        return {"setting": setting, **self.rival(kind, setting)}
+
+    def run(self, qualities: Sequence[int]) -> Record:
+        """All records: of the originals, of each quality with its rivals, for plain images of the rivals' ladders."""
+        result: Record = {"count": len(self.images.pictures), ORIGINAL: self.original(), "qualities": {}}
+        for quality in qualities:
+            records = self.ugic(quality)
+            bpp = float(np.mean(next(iter(records.values()))["bpp"]))
+            records |= {kind: self.matched(kind, bpp) for kind in LADDERS}
+            result["qualities"][quality] = records
+        if self.judge is None:
+            result["ladders"] = {k: {s: self.rival(k, s) for s in settings} for k, settings in LADDERS.items()}
+        return result
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    p.add_argument("bundle", type=Path, nargs="?", help="default: the shipped one")
+    p.add_argument("-o", "--output", type=Path, required=True)
+    p.add_argument("--images", type=Path, help="folder of lossless images")
+    p.add_argument("--labelled", type=Path, help="folder of images with LABELS.csv")
+    p.add_argument("--classifier", type=Path, help="SqueezeNet 1.0 state dict that judges --labelled")
+    p.add_argument("--detect", type=Path, help="folder with images/ and YOLO labels/")
+    p.add_argument("--detector", type=Path, help="NanoDet-m ONNX file that judges --detect")
+    p.add_argument("--qualities", type=int, nargs="+", help="default: all of the codec")
+    p.add_argument("--limit", type=int, help="at most so many images of each set, evenly spread")
+    p.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    p.add_argument("--threads", type=int)
+    args = p.parse_args(arguments)
+    for data, judge in (("labelled", "classifier"), ("detect", "detector")):
+        if (getattr(args, data) is None) != (getattr(args, judge) is None):
+            p.error(f"--{data} and --{judge} go together")
+    if not (args.images or args.labelled or args.detect):
+        p.error("give --images, --labelled or --detect")
+    return args
+
+
+def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Set name → truth and records. Raises ConfigError, UgicError."""
+    codec = Codec.from_bundle(args.bundle, threads=args.threads)
+    qualities = args.qualities or list(range(1, codec.qualities + 1))
+    if any(not 1 <= q <= codec.qualities for q in qualities):
+        raise ConfigError(f"--qualities: this codec has 1 to {codec.qualities}")
+    made_from = _digest(codec.bundle.path / "manifest.json")  # which has a hash of each file
+    results: dict[str, Any] = {"codec_id": codec.codec_id.hex(), "conditions": list(codec.conditions), "sets": {}}
+    sets: list[tuple[Images, SqueezeNet | NanoDet | None, str]] = []
+    if args.images:
+        sets.append((plain_images(args.images, args.limit), None, ""))
+    if args.labelled:
+        sets.append((labelled_images(args.labelled, args.limit), SqueezeNet(args.classifier), _digest(args.classifier)))
+    if args.detect:
+        graph = open_backend("onnxruntime", args.threads).load(_bytes(args.detector), "detector")
+        sets.append((boxed_images(args.detect, args.limit), NanoDet(graph), _digest(args.detector)))
+    for images, judge, digest in sets:
+        cache = Cache(args.output / "cache", made_from, digest)
+        records = Evaluation(codec, images, judge, cache, say).run(qualities)
+        results["sets"][images.name] = {"truth": images.truth, **records}
+    return results
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(_bytes(path)).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        results = measure(args, lambda line: console.print(line, style="dim", highlight=False))
+    except (UgicError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    report(results, args.resamples, args.output, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
