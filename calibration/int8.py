@@ -21,7 +21,7 @@ from rich.table import Table
 from calibration.int8_bundle import check_free, int8_bundle, write
 from calibration.int8_fold import fold_condition
 from calibration.int8_graph import FORMS, FloatGraph, Quantiser, Step
-from calibration.int8_samples import Coded, code_all, conditions_of
+from calibration.int8_samples import Cache, Coded, code_all, conditions_of
 from calibration.int8_search import STRENGTHS, Found, Side, analysis_loss, prepare, search, synthesis_loss
 from runtime.backends import Backend
 from runtime.backends.onnxruntime import OnnxRuntime
@@ -74,7 +74,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.output}: this output would replace the input; choose another name")
     images = [_middle(read_image(path), options.size) for path in find_images(options.images, options.count)]
     console, started = Console(), time.perf_counter()
-    backend = OnnxRuntime(threads=options.threads)
+    backend = Cache(OnnxRuntime(threads=options.threads))
     coded = [
         one
         for i, image in enumerate(images)

@@ -33,7 +33,7 @@ class Equaliser:
         self.graphs = graphs
         made = {o.name for g in graphs.values() for o in g.outputs}
         self._shared = made & {i.name for g in graphs.values() for i in g.inputs}
-        self._parent: dict[str, str] = {}
+        self._parent: dict[str, tuple[str, int]] = {}  # and log2 of how many channels a unit has, against the parent's
         self._fixed: set[str] = set()
         self._squares: dict[str, str] = {}
         for name, graph in graphs.items():
@@ -46,27 +46,30 @@ class Equaliser:
             ranges: graph → tensor → (C,) largest magnitude of each channel.
             strength: 1 makes ranges equal, 0 leaves them, between is between.
         """
-        logs: dict[str, list[Array]] = {}
+        members: dict[str, list[tuple[int, Array]]] = {}
         for name, tensors in ranges.items():
             for tensor, peaks in tensors.items():
-                key, repeat = self._place(name, tensor)
-                if key in self._squares or self._find(key) in self._fixed:
-                    continue
-                shared = peaks.reshape(-1, repeat).max(1)
-                if shared.max() > 0:
-                    relative = np.maximum(shared / shared.max(), 1 / LARGEST_RATIO)
-                    logs.setdefault(self._find(key), []).append(np.log(relative))
-        chosen = {root: np.exp(-strength * np.mean(values, axis=0)) for root, values in logs.items()}
-        found: dict[str, dict[str, Array]] = {}
+                key = self._key(name, tensor)
+                root, depth = self._find(key)
+                if key not in self._squares and root not in self._fixed:
+                    members.setdefault(root, []).append((depth, peaks))
+        chosen: dict[str, tuple[int, Array]] = {}
+        for root, found in members.items():
+            least = min(depth for depth, _ in found)
+            shared = [peaks.reshape(-1, 2 ** (depth - least)).max(1) for depth, peaks in found]
+            relative = [np.maximum(peaks / peaks.max(), 1 / LARGEST_RATIO) for peaks in shared if peaks.max() > 0]
+            if relative:
+                chosen[root] = least, np.exp(-strength * np.mean(np.log(relative), axis=0))
+        result: dict[str, dict[str, Array]] = {}
         for name, tensors in ranges.items():
-            found[name] = {}
+            result[name] = {}
             for tensor in tensors:
-                key, repeat = self._place(name, tensor)
-                power = 2 if key in self._squares else 1
-                root = self._find(self._squares.get(key, key))
+                key = self._key(name, tensor)
+                root, depth = self._find(self._squares.get(key, key))
                 if root in chosen and root not in self._fixed:
-                    found[name][tensor] = np.repeat(chosen[root], repeat) ** power
-        return found
+                    least, values = chosen[root]
+                    result[name][tensor] = np.repeat(values, 2 ** (depth - least)) ** (2 if key in self._squares else 1)
+        return result
 
     def apply(self, factors: Mapping[str, Mapping[str, Array]]) -> dict[str, FloatGraph]:
         """The graphs in the units of `factors`; the graphs given are left as they are."""
@@ -75,59 +78,66 @@ class Equaliser:
     def _link(self, name: str, graph: FloatGraph) -> None:
         inside = {node.output[0] for layer in graph.layers for node in layer.nodes}
         for layer in graph.layers:
-            keys = [self._place(name, t)[0] for t in (*layer.inputs, layer.output)]
+            keys = [self._key(name, t) for t in (*layer.inputs, layer.output)]
             if layer.kind == "add":
-                self._join(*keys)
+                self._join(keys[0], keys[1])
+                self._join(keys[0], keys[2])
             elif layer.kind == "mul" and keys[0] == keys[1]:
                 self._squares[keys[2]] = keys[0]
                 if any(reader.op_type != "Conv" for reader in graph.consumers.get(layer.output, [])):
-                    self._fixed.add(self._find(keys[0]))
+                    self._fix(keys[0])
             elif layer.kind == "mul":
                 self._product(graph, layer.inputs, keys)
         for node in graph.nodes:
-            if node.output[0] in inside or node.op_type == "DepthToSpace":
+            if node.output[0] in inside:
                 continue
             moving = [t for t in node.input if t not in graph.constants]
-            keys = [self._place(name, t)[0] for t in (*moving, node.output[0])]
-            if node.op_type == "Div" and len(moving) == 2:
+            keys = [self._key(name, t) for t in (*moving, node.output[0])]
+            if node.op_type == "DepthToSpace" and attribute(node, "mode") == b"CRD":
+                side = int(attribute(node, "blocksize"))
+                if side & (side - 1):
+                    self._fix(*keys)
+                else:
+                    self._join(keys[1], keys[0], 2 * (side.bit_length() - 1))
+            elif node.op_type == "Div" and len(moving) == 2:
                 self._product(graph, moving, keys)
             else:
-                self._fixed.update(self._find(k) for k in keys)
-        ends = [v.name for v in (*graph.inputs, *graph.outputs) if v.name not in self._shared]
-        self._fixed.update(self._find(self._place(name, t)[0]) for t in ends)
+                self._fix(*keys)
+        self._fix(*(self._key(name, v.name) for v in (*graph.inputs, *graph.outputs) if v.name not in self._shared))
 
     def _product(self, graph: FloatGraph, tensors: tuple[str, ...] | list[str], keys: list[str]) -> None:
         """x times or over a norm, which keeps its units; where neither is one, all do."""
         norm = graph.producers.get(tensors[1])
         if norm is not None and norm.op_type in ("Sqrt", "Reciprocal"):
             self._join(keys[0], keys[2])
-            self._fixed.add(self._find(keys[1]))
+            self._fix(keys[1])
         else:
-            self._fixed.update(self._find(k) for k in keys)
+            self._fix(*keys)
 
-    def _place(self, name: str, tensor: str) -> tuple[str, int]:
-        """The key of a tensor and how many of its channels share a factor: before a pixel shuffle, several do."""
-        graph, repeat = self.graphs[name], 1
-        while (node := graph.only_consumer(tensor)) is not None and node.op_type == "DepthToSpace":
-            if attribute(node, "mode") != b"CRD":
-                break
-            repeat *= int(attribute(node, "blocksize")) ** 2
-            tensor = node.output[0]
-        return (tensor if tensor in self._shared else f"{name}:{tensor}"), repeat
+    def _key(self, name: str, tensor: str) -> str:
+        return tensor if tensor in self._shared else f"{name}:{tensor}"
 
-    def _find(self, key: str) -> str:
-        while self._parent.get(key, key) != key:
-            key = self._parent[key]
-        return key
+    def _find(self, key: str) -> tuple[str, int]:
+        """The group of a tensor, and log2 of the channels that share a factor in it, against the group's first."""
+        depth = 0
+        while key in self._parent:
+            key, more = self._parent[key]
+            depth += more
+        return key, depth
 
-    def _join(self, *keys: str) -> None:
-        first = self._find(keys[0])
-        for key in keys[1:]:
-            other = self._find(key)
-            if other != first:
-                self._parent[other] = first
-                if other in self._fixed:
-                    self._fixed.add(first)
+    def _fix(self, *keys: str) -> None:
+        self._fixed.update(self._find(key)[0] for key in keys)
+
+    def _join(self, first: str, other: str, more: int = 0) -> None:
+        """One group; in `other` 2^more times as many channels share a factor, as before a pixel shuffle."""
+        (a, depth), (b, lower) = self._find(first), self._find(other)
+        if a == b:
+            if depth + more != lower:
+                self._fixed.add(a)
+            return
+        self._parent[b] = a, depth + more - lower
+        if b in self._fixed:
+            self._fixed.add(a)
 
 
 def _rescaled(graph: FloatGraph, factors: Mapping[str, Array]) -> FloatGraph:

@@ -262,7 +262,9 @@ def _model(
 ) -> bytes:
     used = {i for node in nodes for i in node.input}
     kept = [numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in constants.items() if k in used]
-    graph = helper.make_graph(list(nodes), name, list(inputs), list(outputs), kept)
+    graph = helper.make_graph(
+        _sorted(nodes, {*constants, *(i.name for i in inputs)}), name, list(inputs), list(outputs), kept
+    )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=IR_VERSION, producer_name="ugicm"
     )
@@ -456,11 +458,29 @@ def _bytes_of(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     return copied
 
 
+def _sorted(nodes: Collection[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """Nodes after those that they read; in the order given as far as that allows."""
+    waiting, ordered = list(nodes), list[onnx.NodeProto]()
+    while waiting:
+        later = []
+        for node in waiting:
+            if all(not name or name in known for name in node.input):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            break  # a name that nothing makes: the checker says which
+        waiting = later
+    return ordered + waiting
+
+
 def _needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that outputs depend on, in order."""
-    wanted, kept = set(outputs), list[onnx.NodeProto]()
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            kept.insert(0, node)
-            wanted.update(node.input)
-    return kept
+    """The nodes that outputs depend on, in the order given."""
+    makers = {output: i for i, node in enumerate(nodes) for output in node.output}
+    wanted, found = [makers[name] for name in outputs if name in makers], set[int]()
+    while wanted:
+        if (i := wanted.pop()) not in found:
+            found.add(i)
+            wanted += [makers[name] for name in nodes[i].input if name in makers]
+    return [nodes[i] for i in sorted(found)]

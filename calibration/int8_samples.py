@@ -13,6 +13,7 @@ from runtime.codec import Codec
 
 Array = np.ndarray
 Feed = Mapping[str, Array]
+CACHED = 16
 
 
 @dataclass
@@ -34,6 +35,23 @@ class Recorder:
             return run(inputs)
 
         return recorded
+
+
+@dataclass
+class Cache:
+    """A backend that loads the same model once: most graphs stay the same from one choice of layers to the next."""
+
+    backend: Backend
+    loaded: dict[bytes, Graph] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    def load(self, model: bytes, name: str) -> Graph:
+        if len(self.loaded) > CACHED:
+            self.loaded.clear()
+        return self.loaded.setdefault(model, self.loaded.get(model) or self.backend.load(model, name))
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def prepare(
     feeds = {name: [feed for c in coded for feed in c.feeds[name]] for name in floats}
     ranges, sizes = {}, {}
     for name, graph in floats.items():
-        samples = collect(graph, _tensors(graph, moved=True), feeds[name], backend)
+        samples = collect(graph, _tensors(graph), feeds[name], backend)
         ranges[name] = {tensor: s.peak for tensor, s in samples.items()}
         sizes[name] = {tensor: s.size for tensor, s in samples.items()}
     factors = equaliser.factors(ranges, strength) if strength else {}
@@ -115,7 +115,7 @@ def prepare(
         steps[name] = {tensor: best_step(s, form) for tensor, s in samples.items()}
         steps[name].update({t: replace(s, signed=form == "tensorrt") for t, s in natural.items() if t in samples})
         weights[name] = {
-            layer.name: quantise_weights(graph, layer, samples[graph.source(layer.inputs[0])].mean, bits)
+            layer.name: quantise_weights(graph, layer, samples[layer.inputs[0]].mean, bits)
             for layer in graph.layers
             if layer.kind == "conv"
         }
@@ -129,9 +129,9 @@ def prepare(
     return Side(graphs, steps, weights, form, weight, handed)
 
 
-def _tensors(graph: FloatGraph, moved: bool = False) -> list[str]:
+def _tensors(graph: FloatGraph) -> list[str]:
     names = {t for layer in graph.layers for t in (*layer.inputs, layer.output)}
-    return sorted(names if moved else {graph.source(t) for t in names})
+    return sorted(names | {graph.source(t) for t in names})
 
 
 def _rescaled(feed: Feed, factors: Mapping[str, Array]) -> Feed:

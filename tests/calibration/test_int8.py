@@ -1,0 +1,178 @@
+"""INT8 bundles: made by the command line from the shipped codec, and used through the real codec."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from calibration import int8
+from calibration.int8_samples import code_all
+from runtime import Codec
+from runtime.backends.onnxruntime import OnnxRuntime
+from runtime.bundle import Bundle
+from runtime.bundles import DEFAULT
+from runtime.images import write_image
+from runtime.metrics import psnr
+
+TOLERANCE = 0.15
+
+
+def photographs() -> list[np.ndarray]:
+    from skimage import data
+
+    return [
+        np.ascontiguousarray(data.astronaut()[40:168, 130:258]),
+        np.ascontiguousarray(data.coffee()[100:228, 200:328]),
+    ]
+
+
+def calibrate(folder: Path, form: str) -> Path:
+    for i, image in enumerate(photographs()):
+        write_image(folder / f"{i}.png", image)
+    out = folder / "int8"
+    arguments = [str(DEFAULT), str(folder), "-o", str(out), "--form", form, "--size", "128", "--threads", "1"]
+    assert int8.main([*arguments, "--tolerance", str(TOLERANCE)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return calibrate(tmp_path_factory.mktemp("cpu"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def for_tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return calibrate(tmp_path_factory.mktemp("tensorrt"), "tensorrt")
+
+
+@pytest.fixture(params=["bundle", "for_tensorrt"])
+def either(request: pytest.FixtureRequest) -> Path:
+    return Path(request.getfixturevalue(request.param))
+
+
+def test_it_is_the_same_codec(either: Path) -> None:
+    before, after = Bundle.open(DEFAULT).manifest, Bundle.open(either).manifest
+    assert (after.precision, after.codec_id) == ("int8", before.codec_id)
+    untouched = ["tables.npz", "exact.npz", "golden.npz", "h_s.onnx", "context.onnx"]
+    assert all(after.files[name] == before.files[name] for name in untouched)
+    assert after.files["g_a.onnx"] != before.files["g_a.onnx"]
+
+
+def test_files_of_either_decode_in_the_other_at_little_loss(either: Path) -> None:
+    floating, integer = Codec.from_bundle(threads=1), Codec.from_bundle(either, threads=1)
+    image = photographs()[1]
+    sizes = []
+    for quality in (1, 4, 8):
+        data, own = floating.encode(image, quality), integer.encode(image, quality)
+        sizes.append((len(data), len(own)))
+        for condition in ("human", "machine"):
+            before = psnr(floating.decode(data, condition), image)
+            for codec, file in ((integer, data), (floating, own), (integer, own)):
+                assert psnr(codec.decode(file, condition), image) > before - 3 * TOLERANCE
+        assert not np.array_equal(integer.decode(data), floating.decode(data))
+    floats, integers = np.sum(sizes, axis=0)
+    assert abs(integers / floats - 1) < 0.03
+
+
+def test_a_condition_between_and_any_size(either: Path) -> None:
+    integer, floating = Codec.from_bundle(either, threads=1), Codec.from_bundle(threads=1)
+    image = photographs()[0][:50, :71]
+    data = integer.encode(image, 3)
+    picture = integer.decode(data, 0.4)
+    assert picture.shape == image.shape
+    assert psnr(picture, floating.decode(data, 0.4)) > 35
+
+
+def test_the_graph_of_a_named_condition_does_what_the_general_one_does(bundle: Path) -> None:
+    """Folded vectors round once with the bias, added ones too: the same integers, but for ties."""
+    opened = Bundle.open(bundle)
+    coded = code_all(Bundle.open(DEFAULT), OnnxRuntime(threads=1), photographs()[:1], [4])[0]
+    run = {n: OnnxRuntime(threads=1).load(opened.graph(n)[1], n) for n in opened.manifest.graphs if n.startswith("g_s")}
+    features = run["g_s_trunk"](coded.feeds["g_s_trunk"][0])[0]
+    for name, vector in opened.condition_vectors.items():
+        general = run["g_s"]({"features": features, "condition": vector})[0].astype(int)
+        folded = run[f"g_s.{name}"]({"features": features})[0]
+        assert np.abs(general - folded).max() <= 8
+        assert np.mean(general != folded) < 0.02
+
+
+def quantised_convolutions(graph: onnx.GraphProto) -> int:
+    made = {n.output[0]: n.op_type for n in graph.node}
+    return sum(n.op_type == "Conv" and made.get(n.input[0]) == "DequantizeLinear" for n in graph.node)
+
+
+def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_path: Path) -> None:
+    for name in ("g_a", "g_s_trunk", "g_s.human"):
+        model = onnx.load(bundle / f"{name}.onnx")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        optimised = onnx.load(tmp_path / "optimised.onnx").graph
+        fused = sum(node.op_type == "QLinearConv" for node in optimised.node)
+        assert fused == quantised_convolutions(model.graph) > 5
+    assert {i.type.tensor_type.elem_type for i in model.graph.input} == {TensorProto.UINT8}  # features are bytes
+
+
+def test_the_tensorrt_form_has_what_tensorrt_reads_only(for_tensorrt: Path) -> None:
+    manifest = Bundle.open(for_tensorrt).manifest
+    assert not [name for name in manifest.graphs if name.startswith("g_s.")]
+    for name in ("g_a", "h_a", "g_s_trunk", "g_s"):
+        graph = onnx.load(for_tensorrt / f"{name}.onnx").graph
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        zeros = [constants[n.input[2]] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        assert zeros and all(z.dtype == np.int8 and not z.any() for z in zeros)
+        stored = [
+            constants[n.input[0]] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
+        ]
+        assert all(w.dtype == np.int8 for w in stored)
+        assert sum(quantised_convolutions(onnx.load(for_tensorrt / f"{n}.onnx").graph) for n in manifest.graphs) > 20
+
+
+def test_it_prints_sensitivity_and_verdict_and_repeats_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", photographs()[0])
+    outs = [tmp_path / "out", tmp_path / "again"]
+    wide = ["--tolerance", "9", "--size", "64", "--threads", "1"]
+    for out in outs:
+        assert int8.main([str(DEFAULT), str(tmp_path / "a.png"), "-o", str(out), *wide]) == 0
+        said = capsys.readouterr().out
+        assert "g_s.tail/Conv" in said and "synthesis: everything in INT8 loses" in said
+        assert re.search(r"on this machine: ship (INT8|fp32)", said)
+        assert "success" in said and not Bundle.open(out).manifest.model["int8"]["synthesis"]["float_layers"]
+    first, second = ({p.name: p.read_bytes() for p in out.iterdir()} for out in outs)
+    assert first == second
+    assert int8.main([str(outs[0]), str(tmp_path / "a.png"), "-o", str(tmp_path / "twice")]) == 2
+    assert "int8 bundle already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, t: [str(t / "none"), *a[1:]], "not a bundle"),
+        (lambda a, t: [a[0], str(t / "none.png"), *a[2:]], "none.png"),
+        (lambda a, t: [a[0], str(t / "empty"), *a[2:]], "holds no images"),
+        (lambda a, t: [*a[:3], str(t / "full")], "holds something that is no bundle"),
+        (lambda a, t: [*a[:3], str(t / "no" / "out")], "does not exist"),
+        (lambda a, t: [*a, "--tolerance", "0"], "--tolerance"),
+        (lambda a, t: [*a, "--form", "npu"], "--form"),
+    ],
+)
+def test_errors_are_one_line(change, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    write_image(tmp_path / "a.png", photographs()[0])
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [str(DEFAULT), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert int8.main(change(arguments, tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error:") and said.count("\n") == 1 and message in said
+    assert sorted(tmp_path.rglob("*")) == before
