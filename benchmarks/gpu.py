@@ -90,12 +90,15 @@ class Bench:
             f"{r.section}: {r.subject}, {r.size} {r.metric}: {value} {r.note}", highlight=False, markup=False
         )
 
+    def on_time(self) -> None:
+        """Raises TimeoutError after the deadline."""
+        if time.monotonic() >= self._deadline:
+            raise TimeoutError(f"left out: the {self.args.minutes:g} minutes are over")
+
     @contextlib.contextmanager
     def attempt(self, section: str, subject: str, size: str = "") -> Iterator[None]:
-        """What fails in here becomes a row that says why, and so does what comes too late."""
+        """What fails in here becomes a row that says why."""
         try:
-            if time.monotonic() >= self._deadline:
-                raise TimeoutError(f"left out: the {self.args.minutes:g} minutes are over")
             yield
         except Exception as error:  # every library has exceptions of its own, and none may end the benchmark
             reason = str(error).strip().splitlines() or [""]
@@ -163,6 +166,7 @@ def exactness(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> 
     count = sum(index.size for index, _ in expected)
     for subject, make in exact_runners(bench, bundle, graphs, network):
         with bench.attempt("exactness", subject):
+            bench.on_time()
             run, different, means = make(), 0, 0
             for z, (index, mean) in zip(draws, expected, strict=True):
                 found, found_mean = run(z)
@@ -350,6 +354,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
     for subject, make in subjects:
         backend = None
         with bench.attempt("networks", subject):
+            bench.on_time()
             backend = make()
         if backend is None:
             continue
@@ -357,6 +362,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
             if "compile" in subject and size != "1080p":
                 continue  # compiling takes most of a minute a size
             with bench.attempt("networks", subject, size):
+                bench.on_time()
                 before = memory_in_use()
                 medians = {}
                 for name in [n for n in bundle.manifest.graphs if n != "condition"]:
@@ -416,9 +422,11 @@ def whole(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> None
     for subject, make in subjects:
         backend = None
         with bench.attempt("codec", subject):
+            bench.on_time()
             backend = make()
         for size, (height, width) in bench.args.sizes.items() if backend is not None else ():
             with bench.attempt("codec", subject, size):
+                bench.on_time()
                 one_file(bench, Codec(bundle, backend), subject, size, picture(height, width))
 
 
@@ -496,6 +504,7 @@ def prepare(bench: Bench, bundle: Bundle, root: Path) -> dict[str, DeviceGraphs]
     made = {}
     for precision in ("fp32", "fp16"):
         with bench.attempt("networks", f"device graphs in {precision}"):
+            bench.on_time()
             from export.device_graphs import device_graphs
             from export.to_tensorrt import parse_sizes, write_device_graphs
 
@@ -549,6 +558,7 @@ def main(arguments: list[str] | None = None) -> int:
         graphs = prepare(bench, bundle, Path(folder))
         for part in (exactness, whole, networks):
             with bench.attempt(part.__name__, "all"):
+                bench.on_time()
                 part(bench, bundle, graphs)
             save(args.json, found, bench)
     report(bench)

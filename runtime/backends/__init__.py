@@ -74,8 +74,8 @@ def open_backend(
     if name == "onnxruntime-cuda":
         from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
 
-        wanted = precision is not None and precision != "fp32" and bundle is not None
-        return OnnxRuntimeCuda(DeviceGraphs.open(bundle, precision) if wanted else None)  # type: ignore[arg-type]
+        chosen = None if precision is None or bundle is None else DeviceGraphs.open(bundle, precision)
+        return OnnxRuntimeCuda(chosen)
     if bundle is None:
         raise BackendError(f"backend {name} needs a bundle, whose engines it runs")
     from runtime.backends.tensorrt import TensorRT

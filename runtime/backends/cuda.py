@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -62,19 +63,18 @@ def open_device() -> CudaDevice:
 class CudaMemory:
     """Device memory of a stream's pool."""
 
-    def __init__(self, nbytes: int, stream: int) -> None:
-        self._stream = stream
+    def __init__(self, nbytes: int, device: CudaDevice) -> None:
+        self._device = device
         self._readers: set[int] = set()
-        self.pointer = int(call("cudaMallocAsync", nbytes, stream))
+        with device.lock:
+            self.pointer = int(call("cudaMallocAsync", nbytes, device.stream))
 
     def used_on(self, stream: int) -> None:
         self._readers.add(stream)
 
     def __del__(self) -> None:
         with suppress(Exception):  # at the interpreter's end the library may be gone
-            for reader in self._readers:
-                _order(reader, self._stream)
-            call("cudaFreeAsync", self.pointer, self._stream)
+            self._device.free(self.pointer, self._readers)
 
 
 class CudaEvent:
@@ -129,6 +129,9 @@ class CudaDevice:
 
             call("cudaMemPoolSetAttribute", pool, keep_all, cuuint64_t(2**64 - 1))
         self._download = np.zeros(0, np.uint8)
+        self.lock = threading.RLock()
+        self._capturing = False
+        self._to_free: list[tuple[int, set[int]]] = []
 
     @property
     def name(self) -> str:
@@ -137,7 +140,29 @@ class CudaDevice:
         return properties.name.decode().rstrip("\0")
 
     def allocate(self, nbytes: int) -> CudaMemory:
-        return CudaMemory(nbytes, self.stream)
+        return CudaMemory(nbytes, self)
+
+    def free(self, pointer: int, readers: set[int]) -> None:
+        """Frees memory after what is queued here and on the readers' streams; during a capture, after that."""
+        with self.lock:
+            if self._capturing:
+                self._to_free.append((pointer, readers))
+                return
+            for reader in readers:
+                with suppress(BackendError):  # a stream that is gone reads nothing
+                    _order(reader, self.stream)
+            call("cudaFreeAsync", pointer, self.stream)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        with self.lock:
+            self._capturing = True
+            try:
+                yield
+            finally:
+                self._capturing = False
+                while self._to_free:
+                    self.free(*self._to_free.pop())
 
     def pinned(self, nbytes: int) -> np.ndarray:
         pointer = int(call("cudaHostAlloc", max(nbytes, 1), _library().cudaHostAllocDefault))
@@ -157,16 +182,18 @@ class CudaDevice:
         kind = _library().cudaMemcpyKind.cudaMemcpyDefault
         if not rows or not width:
             return
-        if rows == 1:
-            call("cudaMemcpyAsync", target, source, width, kind, self.stream)
-        else:
-            call("cudaMemcpy2DAsync", target, target_pitch, source, source_pitch, width, rows, kind, self.stream)
+        with self.lock:
+            if rows == 1:
+                call("cudaMemcpyAsync", target, source, width, kind, self.stream)
+            else:
+                call("cudaMemcpy2DAsync", target, target_pitch, source, source_pitch, width, rows, kind, self.stream)
 
     def synchronise(self) -> None:
         call("cudaStreamSynchronize", self.stream)
 
     def order_before(self, stream: int) -> None:
-        _order(self.stream, stream)
+        with self.lock:
+            _order(self.stream, stream)
 
     def memory_in_use(self) -> int:
         """Bytes of the GPU that are taken, by anyone."""
@@ -180,13 +207,14 @@ class CudaDevice:
         """
         enqueue()  # lazy set-up happens outside the capture
         self.synchronise()
-        library = _library()
+        mode = _library().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         try:
-            call("cudaStreamBeginCapture", self.stream, library.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
-            try:
-                enqueue()
-            finally:
-                graph = call("cudaStreamEndCapture", self.stream)
+            with self.exclusive():
+                call("cudaStreamBeginCapture", self.stream, mode)
+                try:
+                    enqueue()
+                finally:
+                    graph = call("cudaStreamEndCapture", self.stream)
             executable = call("cudaGraphInstantiate", graph, 0)
             call("cudaGraphDestroy", graph)
         except BackendError as error:

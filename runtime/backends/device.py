@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,9 +39,15 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    """Memory and one stream of a device. Everything is queued on the stream unless it says that it waits."""
+    """Memory and one stream of a device. Everything is queued on the stream unless it says that it waits.
+
+    Any thread may copy and free; `lock` keeps what belongs together in one piece.
+    """
 
     dlpack_device: tuple[int, int]
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
 
     def allocate(self, nbytes: int) -> Memory: ...
 
@@ -63,7 +70,11 @@ class Device(Protocol):
         ...
 
     def download(self, nbytes: int) -> np.ndarray:
-        """The pinned buffer that all copies to the host go through; uint8, of at least nbytes."""
+        """The pinned buffer that all copies to the host go through, under the lock; uint8, of at least nbytes."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """While work is captured: nothing else is queued on the stream, frees wait."""
         ...
 
 
@@ -146,10 +157,11 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self._host is None:
             rows, width, pitch = self.rows()
-            buffer = self._device.download(self.nbytes)
-            self._device.copy(buffer.ctypes.data, self.pointer, rows, width, width, pitch)
-            self._device.synchronise()
-            self._host = buffer[: self.nbytes].view(self.dtype).reshape(self.shape).copy()
+            with self._device.lock:
+                buffer = self._device.download(self.nbytes)
+                self._device.copy(buffer.ctypes.data, self.pointer, rows, width, width, pitch)
+                self._device.synchronise()
+                self._host = buffer[: self.nbytes].view(self.dtype).reshape(self.shape).copy()
         return self._host if dtype is None else self._host.astype(dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:

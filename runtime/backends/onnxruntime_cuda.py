@@ -144,7 +144,14 @@ class BoundSession:
         self._name = name
         self._capture = capture
         self._captures = 0
-        self._session = make(capture)
+        try:
+            self._session = make(capture)
+        except BackendError as error:
+            if not capture:
+                raise
+            log.warning("%s runs without a CUDA graph (%s)", name, error)
+            self._capture = False
+            self._session = make(False)
         self.inputs = [_tensor(value) for value in self._session.get_inputs()]
         self._outputs = [_tensor(value) for value in self._session.get_outputs()]
 
@@ -169,8 +176,9 @@ class BoundSession:
 
         if self._capture:
             try:
-                for _ in range(2):  # a run as it is, and the one that captures
-                    launch()
+                with self._device.exclusive():
+                    for _ in range(2):  # a run as it is, and the one that captures
+                        launch()
             except BackendError as error:
                 log.warning("%s runs without a CUDA graph (%s)", self._name, error)
                 self._capture = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+import time
 
 import numpy as np
 
@@ -38,6 +40,7 @@ class HostDevice:
 
     def __init__(self) -> None:
         self.downloads = 0
+        self.lock = threading.RLock()
         self._download = np.zeros(0, np.uint8)
 
     def allocate(self, nbytes: int) -> HostMemory:
@@ -60,7 +63,10 @@ class HostDevice:
             ctypes.memmove(target + row * target_pitch, source + row * source_pitch, width)
 
     def synchronise(self) -> None:
-        pass
+        time.sleep(0)  # another thread's turn, as waiting for a GPU is
+
+    def exclusive(self) -> threading.RLock:
+        return self.lock
 
     def order_before(self, stream: int) -> None:
         raise AssertionError("there are no streams in this machine's memory")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from export.to_tensorrt import parse_sizes, write_device_graphs
 from runtime import Codec
 from runtime.backends import dlpack
 from runtime.backends.device import SIZES_KEPT, DeviceArray, DeviceGraph, evaluate, multiple
+from runtime.backends.onnxruntime_cuda import BoundSession
 from runtime.engines import DeviceGraphs
 from runtime.errors import BackendError
 from tests.runtime.host_device import HostBackend, HostDevice
@@ -172,3 +175,38 @@ def test_symbols_beyond_16_bits_saturate(device_codec: Codec) -> None:
     values = np.linspace(-(2**15), 2**15 - 1, int(np.prod(shape))).astype(np.int32).reshape(shape)
     found = np.asarray(device_codec._run("context", symbols=values, mean=zeros, anchor=anchor))
     np.testing.assert_array_equal(found, values)
+
+
+def test_other_threads_may_fetch_images_while_one_decodes(
+    codec: Codec, device_codec: Codec, photograph: np.ndarray
+) -> None:
+    """All copies to the host pass through one buffer: a thread must not find another's bytes in it."""
+    data = codec.encode(photograph[:100, :150])
+    expected = device_codec.decode(data)
+    kept = [device_codec.decode(data, device="cuda") for _ in range(30)]
+    with ThreadPoolExecutor(3) as pool:
+        fetched = pool.map(np.asarray, kept)
+        for _ in range(5):
+            np.testing.assert_array_equal(device_codec.decode(data), expected)
+        for image in fetched:
+            np.testing.assert_array_equal(image, expected)
+
+
+def test_a_session_that_cannot_capture_runs_without(codec: Codec, caplog: pytest.LogCaptureFixture) -> None:
+    made: list[bool] = []
+    host = HostBackend()
+    model = codec.bundle.graph("condition")[1]
+
+    def make(capture: bool) -> object:
+        made.append(capture)
+        if capture:
+            raise BackendError("not all nodes are on the GPU")
+        return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    with caplog.at_level(logging.WARNING):
+        session = BoundSession(make, host.device, ("cpu", 0), "condition", capture=True)
+    assert made == [True, False] and "runs without a CUDA graph" in caplog.text
+    graph = DeviceGraph(host.device, session, "condition")
+    expected = codec._run("condition", beta=np.asarray([0.5], np.float32))
+    np.testing.assert_array_equal(np.asarray(graph({"beta": np.asarray([0.5], np.float32)})[0]), expected)
+    assert made == [True, False]
