@@ -1,7 +1,8 @@
 """What an ONNX file may hold that comes from somebody else: networks only, and nothing from outside of the file.
 
-Reads the protocol buffer's wire format itself, as far as it needs to, since the runtime goes without the package onnx
-(field numbers: onnx.proto3 of ONNX 1.x). Inference libraries do look at external data's paths, each in its own way.
+And a graph whose input is given once and for all. Reads and writes the protocol buffer's wire format itself, as far as
+it needs to, since the runtime goes without the package onnx (field numbers: onnx.proto3 of ONNX 1.x). Inference
+libraries do look at external data's paths, each in its own way.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from runtime.errors import BundleError
 
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_GRAPH_INPUT, _INPUT_NAME = 11, 1
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _FLOAT = 1, 2, 8, 9, 1
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = 5, 6, 10, 11, 22
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
@@ -72,6 +77,46 @@ def check_graph(model: bytes, where: Path) -> None:
         raise BundleError(f"{where}: not an ONNX file ({error}); copy or export the bundle again") from None
     if graphs != 1:
         refuse(f"it holds {graphs} graphs, not one")
+
+
+def with_constant(model: bytes, name: str, value: np.ndarray) -> bytes:
+    """The model with a float32 input made a constant, which inference libraries fold into what they prepare.
+
+    Raises:
+        ValueError: no such input, or no protocol buffer.
+    """
+    tensor = b"".join(_field(_TENSOR_DIMS, n) for n in value.shape) + _field(_TENSOR_TYPE, _FLOAT)
+    tensor += _field(_TENSOR_NAME, name.encode()) + _field(_TENSOR_RAW, value.astype("<f4").tobytes())
+    out = []
+    found = False
+    for number, content in _fields(memoryview(model)):
+        if number == _MODEL_GRAPH:
+            parts = []
+            for part, inner in _fields(_message(content)):
+                if part == _GRAPH_INPUT and dict(_fields(_message(inner))).get(_INPUT_NAME) == name.encode():
+                    found = True
+                    continue
+                parts.append(_field(part, inner))
+            content = memoryview(b"".join([*parts, _field(_GRAPH_INITIALIZER, tensor)]))
+        out.append(_field(number, content))
+    if not found:
+        raise ValueError(f"the graph has no input {name}")
+    return b"".join(out)
+
+
+def _field(number: int, value: int | bytes | memoryview) -> bytes:
+    """A field of a model or graph message: those hold numbers and lengths of bytes, nothing of fixed size."""
+    if isinstance(value, int):
+        return _varint_bytes(number << 3) + _varint_bytes(value)
+    return b"".join([_varint_bytes(number << 3 | 2), _varint_bytes(len(value)), value])
+
+
+def _varint_bytes(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
 
 
 def _message(value: int | memoryview) -> memoryview:

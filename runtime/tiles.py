@@ -273,7 +273,8 @@ class Tiler:
             ]
             return heads({**inputs, name: cut(inputs[name], Tile(*inner), fineness)})
 
-        return self._assemble(grid, height, width, None if around is None else reach, compute)
+        # Each condition may have a session of its own, with activations of its own.
+        return self._assemble(grid, height, width, None if around is None else reach, compute, len(conditions))
 
     def _area(self, grid: Grid) -> float:
         """Square units that a tile may have."""
@@ -294,14 +295,20 @@ class Tiler:
         return self._reaches[graph]
 
     def _assemble(
-        self, grid: Grid, height: int, width: int, reach: int | None, compute: Callable[[Tile], list[np.ndarray]]
+        self,
+        grid: Grid,
+        height: int,
+        width: int,
+        reach: int | None,
+        compute: Callable[[Tile], list[np.ndarray]],
+        sessions: int = 1,
     ) -> list[np.ndarray]:
         """What `compute` makes of each window, joined: (N, C, H, W) arrays, (H, W, C) images. No reach: one window."""
         if reach is None:
             return compute(Tile(Span(0, height, 0, height), Span(0, width, 0, width)))
         outs: list[np.ndarray] = []
         n = grid.output
-        for tile in tiles(height, width, reach, self._area(grid)):
+        for tile in tiles(height, width, reach, self._area(grid) / sessions):
             parts = compute(tile)
             if not outs:
                 outs = [np.empty(_resized(part, height * n, width * n), part.dtype) for part in parts]
