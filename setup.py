@@ -42,7 +42,7 @@ setup(
     extras_require={
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
         "cpu": ["onnxruntime>=1.22"],
-        "gpu": ["onnxruntime-gpu>=1.22", CUDA],
+        "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.22", CUDA],
         "demo": ["scikit-image>=0.22"],
         "export": EXPORT,
         "train": TRAIN,

@@ -20,7 +20,7 @@ from runtime.errors import BackendError
 log = logging.getLogger("ugicm")
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = "pip install 'ugicm[gpu]' 'onnxruntime-gpu[cuda,cudnn]'"
+INSTALL = "pip install 'ugicm[gpu]'"
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
