@@ -24,6 +24,7 @@ VERBS = {
     "info": "show what a bundle or a .ugic file holds, without decoding it",
     "verify": "check that the entropy path of a bundle is exact on this machine",
     "env": "show what is installed here and which backends really work, for bug reports",
+    "benchmark": "measure every stage on this machine: latency, throughput, memory",
     "report": "show what the codec does to images, as one page for the browser",
     "demo": "compress one photograph, compare it with JPEG, and show both views",
 }
