@@ -16,6 +16,7 @@ import pytest
 from runtime import cli
 from tests.docs.pages import PICTURES, ROOT, pages
 
+_OF_OTHERS = ("venv", "pip", "http.server", "coverage")
 PAGES = {page.name: page for page in pages()}
 
 
@@ -96,7 +97,7 @@ def check(command: str, where: str) -> None:
     for i, word in enumerate(words):
         if word == "-m" and i and re.search(r"python[\d.]*$", words[i - 1]) and i + 1 < len(words):
             module, rest = words[i + 1], words[i + 2 :]
-            if module in ("venv", "pip", "http.server"):
+            if module in _OF_OTHERS:
                 continue
             if module == "pytest":
                 missing = [path for path in rest if path.startswith("tests/") and not (ROOT / path).exists()]
