@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     mean = {loss: statistics.fmean(row[loss] for row in rows) for loss in losses}
     table.add_row("mean", "", "", *(f"{mean[loss]:+.3f}" for loss in losses), "", "")
     console.print(table)
-    times = paired_times(*bundles, images[0], runs=args.runs)
+    times = paired_times(*bundles, images[0], count=args.runs)
     timing = Table("graph", "fp32 ms", "int8 ms", "ratio", title=f"768×512, one thread, medians of {args.runs}")
     sums = {"encode": ("g_a", "h_a"), "decode": ("g_s_trunk", "g_s")}
     for title, graphs in sums.items():

@@ -19,16 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from calibration.int8_bundle import check_free, int8_bundle, write
-from calibration.int8_fold import fold_condition
-from calibration.int8_graph import FORMS, FloatGraph, Quantiser, Step
+from calibration.int8_graph import FORMS, FloatGraph, Step
 from calibration.int8_samples import Cache, Coded, code_all, conditions_of
 from calibration.int8_search import STRENGTHS, Found, Side, analysis_loss, prepare, search, synthesis_loss
-from runtime.backends import Backend
+from runtime.backends import Backend, Graph
 from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.bundle import Bundle
 from runtime.cli import Parser, run
 from runtime.codec import Codec
 from runtime.errors import ImageError, UsageError
+from runtime.graph_file import with_constant
 from runtime.images import read_image, readable_suffixes
 from runtime.metrics import psnr
 
@@ -86,7 +86,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         floats = {n: FloatGraph.parse(bundle.graph(n)[1]) for n in names if n in bundle.manifest.graphs}
         side, found = _side(bundle, title, floats, coded, backend, options)
         _print_side(console, title, side, found, options.tolerance)
-        models.update(_models(bundle, side, found, backend))
+        models.update(side.write(found.choice))
         floating = sorted(f"{g}/{n}" for g, n in side.everything - found.choice)
         note[title] = {"loss_db": round(found.loss, 4), "float_layers": floating}
     result = int8_bundle(bundle, models, note)
@@ -152,20 +152,6 @@ def _side(
     return side, search(side, loss, options.tolerance)
 
 
-def _models(bundle: Bundle, side: Side, found: Found, backend: Backend) -> dict[str, bytes]:
-    """The graphs, and for ONNX Runtime one `g_s` more for each named condition, with its vectors folded."""
-    models = side.write(found.choice)
-    if side.form == "cpu" and "g_s" in models:
-        chosen = {layer for graph, layer in found.choice if graph == "g_s"}
-        for name, vector in bundle.condition_vectors.items():
-            folded = fold_condition(side.graphs["g_s"], side.weights["g_s"], vector, backend)
-            if folded is not None:
-                graph, weights = folded
-                writer = Quantiser(graph, side.steps["g_s"], weights, side.form, side.passed(found.choice))
-                models[f"g_s.{name}"] = writer.write(chosen)
-    return models
-
-
 def _print_side(console: Console, title: str, side: Side, found: Found, tolerance: float) -> None:
     table = Table("layer", "share of work", "loss alone, dB", "", title=f"{title}: sensitivity")
     work = sum(side.weight.values())
@@ -226,7 +212,7 @@ def _print_times(console: Console, bundle: Bundle, result: Bundle, image: np.nda
     )
 
 
-def paired_times(bundle: Bundle, result: Bundle, image: np.ndarray, runs: int = 15) -> dict[str, tuple[float, float]]:
+def paired_times(bundle: Bundle, result: Bundle, image: np.ndarray, count: int = 15) -> dict[str, tuple[float, float]]:
     """Graph → median milliseconds of the float and of the INT8 bundle on 768×512 pixels made of an image.
 
     Graphs alternate; one thread, its own processor time, so that other work on the machine counts little.
@@ -234,25 +220,38 @@ def paired_times(bundle: Bundle, result: Bundle, image: np.ndarray, runs: int = 
     tall, wide = (-(-n // m) for n, m in zip(TIMED, image.shape[:2], strict=True))
     large = np.ascontiguousarray(np.tile(image, (tall, wide, 1))[: TIMED[0], : TIMED[1]])
     backend = OnnxRuntime(threads=1)
-    quality = (bundle.manifest.qualities + 1) // 2
-    recorded = [code_all(b, backend, [large], [quality])[0].feeds for b in (bundle, result)]
-    first = next(iter(bundle.condition_vectors), None)
-    found: dict[str, tuple[float, float]] = {}
-    for name in [n for names in SIDES.values() for n in names if n in bundle.manifest.graphs]:
-        own = f"{name}.{first}" if f"{name}.{first}" in result.manifest.graphs else name
-        pairs = [
-            (backend.load(b.graph(n)[1], n), feeds[n][0])
-            for b, n, feeds in ((bundle, name, recorded[0]), (result, own, recorded[1]))
-        ]
-        times: tuple[list[float], list[float]] = ([], [])
-        for i in range(runs + 2):
-            for (graph, feed), kept in zip(pairs, times, strict=True):
+    runs = [_folded(b, backend) for b in (bundle, result)]
+    names = [name for side in SIDES.values() for name in side if name in bundle.manifest.graphs]
+    quality = (bundle.manifest.qualities - 1) // 2
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
+    for i in range(count + 2):
+        for which, graphs in enumerate(runs):
+            made = {
+                "image": large[None],
+                "gain": bundle.gain[[quality]],
+                "inverse_gain": bundle.inverse_gain[[quality]],
+            }
+            for name in names:
+                entry = bundle.manifest.graphs[name]
+                feed = {k: made[k] for k in entry.inputs if k != "condition"}
                 before = time.thread_time()
-                graph(feed)
+                made[entry.outputs[0]] = graphs[name](feed)[0]
                 if i >= 2:
-                    kept.append((time.thread_time() - before) * 1e3)
-        found[name] = (statistics.median(times[0]), statistics.median(times[1]))
-    return found
+                    times[name][which].append((time.thread_time() - before) * 1e3)
+                if name == "g_a":
+                    made["y_hat"] = np.rint(made["y"])
+    return {name: (statistics.median(a), statistics.median(b)) for name, (a, b) in times.items()}
+
+
+def _folded(bundle: Bundle, backend: Backend) -> dict[str, Graph]:
+    """The transforms as the codec runs them on a CPU: the first condition is a constant of `g_s`."""
+    loaded = {}
+    for name in (n for names in SIDES.values() for n in names if n in bundle.manifest.graphs):
+        model = bundle.graph(name)[1]
+        if "condition" in bundle.manifest.graphs[name].inputs:
+            model = with_constant(model, "condition", next(iter(bundle.condition_vectors.values())))
+        loaded[name] = backend.load(model, name)
+    return loaded
 
 
 if __name__ == "__main__":

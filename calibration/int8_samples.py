@@ -90,5 +90,8 @@ def code_all(bundle: Bundle, backend: Backend, images: Sequence[Array], qualitie
             data = codec.encode(image, quality)
             views = codec.decode_views(data, conditions_of(codec))
             feeds = {name: list(kept) for name, kept in recorder.feeds.items()}
+            # Of a named condition the codec makes a constant of the graph: here it is an input again.
+            vectors = [{"condition": v} for v in bundle.condition_vectors.values()] or [{}]
+            feeds["g_s"] = [{**feed, **vector} for feed, vector in zip(feeds["g_s"], vectors, strict=True)]
             found.append(Coded(image, quality, data, tuple(views), feeds))
     return found

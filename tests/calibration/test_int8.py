@@ -9,14 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from calibration import int8
-from calibration.int8_samples import code_all
 from runtime import Codec
-from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.bundle import Bundle
 from runtime.bundles import DEFAULT
+from runtime.graph_file import with_constant
 from runtime.images import write_image
 from runtime.metrics import psnr
 
@@ -64,18 +63,23 @@ def test_it_is_the_same_codec(either: Path) -> None:
     assert after.files["g_a.onnx"] != before.files["g_a.onnx"]
 
 
-def test_files_of_either_decode_in_the_other_at_little_loss(either: Path) -> None:
+def test_files_of_either_decode_in_the_other_within_the_tolerance(either: Path) -> None:
+    """The mean over what was calibrated on: the tolerance holds for each half, twice it for both."""
     floating, integer = Codec.from_bundle(threads=1), Codec.from_bundle(either, threads=1)
-    image = photographs()[1]
+    lost: dict[str, list[float]] = {"synthesis": [], "both": []}
     sizes = []
-    for quality in (1, 4, 8):
-        data, own = floating.encode(image, quality), integer.encode(image, quality)
-        sizes.append((len(data), len(own)))
-        for condition in ("human", "machine"):
-            before = psnr(floating.decode(data, condition), image)
-            for codec, file in ((integer, data), (floating, own), (integer, own)):
-                assert psnr(codec.decode(file, condition), image) > before - 3 * TOLERANCE
-        assert not np.array_equal(integer.decode(data), floating.decode(data))
+    for i, image in enumerate(photographs()):
+        for quality in int8.chosen_qualities(i, 8):
+            data, own = floating.encode(image, quality), integer.encode(image, quality)
+            sizes.append((len(data), len(own)))
+            assert own != data and not np.array_equal(integer.decode(data), floating.decode(data))
+            for condition in ("human", "machine"):
+                before = psnr(floating.decode(data, condition), image)
+                assert psnr(floating.decode(own, condition), image) > before - 1
+                lost["synthesis"].append(before - psnr(integer.decode(data, condition), image))
+                lost["both"].append(before - psnr(integer.decode(own, condition), image))
+    assert np.mean(lost["synthesis"]) < TOLERANCE + 1e-3
+    assert np.mean(lost["both"]) < 2 * TOLERANCE + 0.02
     floats, integers = np.sum(sizes, axis=0)
     assert abs(integers / floats - 1) < 0.03
 
@@ -89,40 +93,30 @@ def test_a_condition_between_and_any_size(either: Path) -> None:
     assert psnr(picture, floating.decode(data, 0.4)) > 35
 
 
-def test_the_graph_of_a_named_condition_does_what_the_general_one_does(bundle: Path) -> None:
-    """Folded vectors round once with the bias, added ones too: the same integers, but for ties."""
-    opened = Bundle.open(bundle)
-    coded = code_all(Bundle.open(DEFAULT), OnnxRuntime(threads=1), photographs()[:1], [4])[0]
-    run = {n: OnnxRuntime(threads=1).load(opened.graph(n)[1], n) for n in opened.manifest.graphs if n.startswith("g_s")}
-    features = run["g_s_trunk"](coded.feeds["g_s_trunk"][0])[0]
-    for name, vector in opened.condition_vectors.items():
-        general = run["g_s"]({"features": features, "condition": vector})[0].astype(int)
-        folded = run[f"g_s.{name}"]({"features": features})[0]
-        assert np.abs(general - folded).max() <= 8
-        assert np.mean(general != folded) < 0.02
-
-
 def quantised_convolutions(graph: onnx.GraphProto) -> int:
     made = {n.output[0]: n.op_type for n in graph.node}
     return sum(n.op_type == "Conv" and made.get(n.input[0]) == "DequantizeLinear" for n in graph.node)
 
 
 def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_path: Path) -> None:
-    for name in ("g_a", "g_s_trunk", "g_s.human"):
-        model = onnx.load(bundle / f"{name}.onnx")
+    opened = Bundle.open(bundle)
+    for name in ("g_a", "g_s_trunk", "g_s"):
+        model = opened.graph(name)[1]
+        if name == "g_s":
+            model = with_constant(model, "condition", opened.condition_vectors["machine"])
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(tmp_path / "optimised.onnx").graph
-        fused = sum(node.op_type == "QLinearConv" for node in optimised.node)
-        assert fused == quantised_convolutions(model.graph) > 5
-    assert {i.type.tensor_type.elem_type for i in model.graph.input} == {TensorProto.UINT8}  # features are bytes
+        constants = {t.name for t in optimised.initializer}
+        fused = [node for node in optimised.node if node.op_type == "QLinearConv"]
+        assert len(fused) == quantised_convolutions(onnx.load_from_string(model).graph) > 5
+        assert all(node.input[8] in constants for node in fused)  # else another, slower kernel runs
 
 
 def test_the_tensorrt_form_has_what_tensorrt_reads_only(for_tensorrt: Path) -> None:
     manifest = Bundle.open(for_tensorrt).manifest
-    assert not [name for name in manifest.graphs if name.startswith("g_s.")]
     for name in ("g_a", "h_a", "g_s_trunk", "g_s"):
         graph = onnx.load(for_tensorrt / f"{name}.onnx").graph
         constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}

@@ -8,7 +8,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.int8_equalise import Equaliser
-from calibration.int8_fold import fold_condition
 from calibration.int8_graph import FloatGraph, Quantiser, Step
 from calibration.int8_ranges import Sample, best_step, collect, quantise_weights
 from runtime.backends.onnxruntime import OnnxRuntime
@@ -159,17 +158,6 @@ def test_equalised_graphs_say_the_same_in_other_units(name: str, strength: float
         assert np.ptp(np.log(after)) < np.ptp(np.log(peaks[moved]))
         np.testing.assert_allclose(factors["small"]["square"], factors["small"]["a"] ** 2)
     assert not {"x", "last", "norm"} & set(factors["small"])  # what enters, leaves, or another operator reads
-
-
-def test_a_folded_condition_is_the_same_network() -> None:
-    graph = residual()
-    given = feed(graph)
-    weights = {layer.name: (np.zeros(1), np.ones(1), np.zeros(1)) for layer in graph.layers if layer.kind == "conv"}
-    folded = fold_condition(graph, weights, given["condition"], BACKEND)
-    assert folded is not None and [i.name for i in folded[0].inputs] == ["x"]
-    found = output(folded[0].model(), {"x": given["x"]})
-    np.testing.assert_allclose(found, output(graph.model(), given), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(folded[1]["expand"][2], given["condition"].ravel())
 
 
 def test_steps_hold_zero_and_clip_what_is_rare() -> None:
