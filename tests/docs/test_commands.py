@@ -143,3 +143,8 @@ def _lines(text: str) -> list[str]:
     return [
         part for line in text.replace("\\\n", " ").splitlines() for part in re.split(r"\s+(?:&&|\|\||;|\|)\s+", line)
     ]
+
+
+def test_the_readme_names_every_verb() -> None:
+    missing = [verb for verb in cli.VERBS if f"| `ugicm {verb}" not in PAGES["README.md"].prose]
+    assert not missing, f"README.md: the table of commands lacks {missing}"
