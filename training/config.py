@@ -209,8 +209,8 @@ class Config(Section):
     Attributes:
         train: patterns of the parameters that learn, e.g. `g_s.blocks.*`.
         init: checkpoint whose weights a new run starts from; none, a new network.
-        fresh_conditioning: whether a new run forgets the conditioning of `init`. A perceptron whose ReLUs an earlier run
-            has driven below zero gets no gradient, and learns nothing any more.
+        fresh_conditioning: whether a new run forgets the conditioning of `init`. A perceptron whose ReLUs an earlier
+            run has driven below zero gets no gradient, and learns nothing any more.
         log_every: steps a line.
         save_minutes: minutes between saved states.
     """

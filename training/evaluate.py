@@ -83,15 +83,20 @@ def plain_images(folder: Path, limit: int | None) -> Images:
     return _images("images", image_files(folder)[:limit], [])
 
 
-def labelled_images(folder: Path, limit: int | None) -> Images:
-    """Images and classes of a folder with `LABELS.csv` (columns class_index, file). Raises ConfigError."""
+def labelled_files(folder: Path, limit: int | None) -> list[tuple[Path, int]]:
+    """Files and classes of a folder with `LABELS.csv` (columns class_index, file). Raises ConfigError."""
     path = folder / "LABELS.csv"
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = [(folder / row["file"], int(row["class_index"])) for row in csv.DictReader(handle)]
     except (OSError, KeyError, ValueError, TypeError):
         raise ConfigError(f"{path}: a CSV file with the columns class_index and file is needed") from None
-    return _images("labelled", *_spread(rows, limit))
+    return _spread(rows, limit)
+
+
+def labelled_images(folder: Path, limit: int | None) -> Images:
+    """The images of `labelled_files`."""
+    return _images("labelled", *_columns(labelled_files(folder, limit)))
 
 
 def boxed_images(folder: Path, limit: int | None) -> Images:
@@ -104,18 +109,24 @@ def boxed_images(folder: Path, limit: int | None) -> Images:
             rows.append((path, [(int(line[0]), *map(float, line[1:5])) for line in lines]))
         except (OSError, ValueError, IndexError):
             raise ConfigError(f"{label}: lines of class and four numbers are needed") from None
-    images = _images("detect", *_spread(rows, limit))
+    images = _images("detect", *_columns(_spread(rows, limit)))
     boxes = []
     for picture, entries in zip(images.pictures, images.truth, strict=True):
         h, w = picture.shape[:2]
         boxes.append([Box((x - a / 2) * w, (y - b / 2) * h, a * w, b * h, c) for c, x, y, a, b in entries])
+    if not any(boxes):
+        raise ConfigError(f"{folder / 'labels'}: no boxes for the images; name the label files like them")
     return Images(images.name, images.pictures, boxes, images.digest)
 
 
-def _spread(rows: list[tuple[Path, Any]], limit: int | None) -> tuple[list[Path], list[Any]]:
+def _spread(rows: list[Any], limit: int | None) -> list[Any]:
     """At most `limit` rows, evenly spread: labelled files come sorted by class."""
-    if limit is not None and limit < len(rows):
-        rows = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, limit)]
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[int(i)] for i in np.linspace(0, len(rows) - 1, limit)]
+
+
+def _columns(rows: list[tuple[Path, Any]]) -> tuple[list[Path], list[Any]]:
     return [path for path, _ in rows], [truth for _, truth in rows]
 
 

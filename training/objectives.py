@@ -128,12 +128,14 @@ class Terms:
         seen = torch.nonzero(beta > 0)[:, 0]
         if self.distance is None or not len(seen):
             return terms
-        x_hat = output.x_hat.float().clamp(0, 1)
+        # Clamped for each term anew: a weighting may walk their graphs one by one, and each is freed by its walk.
         if s.global_weight:
+            x_hat = output.x_hat.float().clamp(0, 1)
             terms["global"] = (beta[seen] * self.distance(x_hat[seen], batch.x[seen])).sum() / count
         if s.instance_weight:
             owners = [int(i) for i in seen for _ in batch.instances[int(i)]]
             if owners:
+                x_hat = output.x_hat.float().clamp(0, 1)
                 decoded, original = (
                     torch.cat([views(v[i], batch.instances[i], self.instances) for i in map(int, seen)])
                     for v in (x_hat, batch.x)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from models.conditioning import Preference
+from models.fast import Conditioned
 from models.ugicm import UGICM, UGICMConfig
 from training.balance import make_balance
 from training.checkpoint import rebuild, save, weights_of
@@ -67,6 +68,15 @@ def choose_trained(model: UGICM, patterns: list[str]) -> None:
         parameter.requires_grad_(any(fnmatch(name, pattern) for pattern in patterns))
 
 
+def forget_conditioning(model: UGICM) -> None:
+    """Draws the conditioning anew, as before training: every view is the human one."""
+    g_s = model.g_s
+    model.preference = Preference(g_s.widths, model.config.widths.preference_hidden, g_s.starts)
+    for module in g_s.modules():
+        if isinstance(module, Conditioned):
+            torch.nn.init.zeros_(module.up.weight)
+
+
 class Run:
     """One training run. Opening the folder of an earlier one continues it.
 
@@ -92,8 +102,7 @@ class Run:
         else:
             self.model = UGICM(UGICMConfig.named(network.backbone, network.qualities, **network.widths))
         if config.fresh_conditioning:
-            hidden = self.model.config.widths.preference_hidden
-            self.model.preference = Preference(self.model.g_s.widths, hidden)
+            forget_conditioning(self.model)
         choose_trained(self.model, config.train)
         self.average = UGICM(self.model.config)
         self.average.load_state_dict(self.model.state_dict())

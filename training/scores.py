@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -83,10 +84,9 @@ def average_precision(truth: list[list[Box]], found: list[list[Box]], draws: np.
     classes = []
     for category in sorted({box.category for boxes in truth for box in boxes}):
         classes.append(_class_precision(*_matches(truth, found, category), weights))
-    with np.errstate(invalid="ignore"):
-        tables = np.nanmean(
-            np.array(classes), axis=0
-        )  # (B + 1, thresholds); a class absent from a resample is left out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample may lack every class: NaN, which estimates skip
+        tables = np.nanmean(np.array(classes), axis=0)
     return Precision(Sampled(float(tables[0, 0]), tables[1:, 0]), Sampled(float(tables[0].mean()), tables[1:].mean(1)))
 
 

@@ -31,10 +31,11 @@ COLUMNS = ("loss", "bpp", "mse", *TERMS, *(f"weight_{term}" for term in TERMS))
 VALIDATION_COLUMNS = ("step", "quality", "beta", "bpp", "psnr", "semantic", "objective")
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+def parser(program: str, description: str | None, config: str) -> argparse.ArgumentParser:
+    """The arguments that describe a run."""
+    p = argparse.ArgumentParser(prog=f"python -m training.{program}", description=description)
     p.add_argument("data", type=Path, nargs="?", help="folder of training images (data.folder)")
-    p.add_argument("--config", default="stage0", help=f"{', '.join(names())} or a YAML file (default: stage0)")
+    p.add_argument("--config", default=config, help=f"{', '.join(names())} or a YAML file (default: {config})")
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace values")
     p.add_argument("-o", "--output", type=Path, required=True, help="folder of the run; continued if it exists")
     p.add_argument("--init", help="checkpoint whose weights a new run starts from (init)")
@@ -44,7 +45,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--weight", nargs="*", metavar="PATTERN=W", help="sampling weight of files (data.weights)")
     p.add_argument("--steps", help="of the whole run (optimisation.steps)")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
-    return p.parse_args(arguments)
+    return p
 
 
 def configured(args: argparse.Namespace) -> Config:
@@ -148,7 +149,7 @@ def evaluate(run: Run, validator: Validator, log: Log, say: Callable[[str, float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse(arguments)
+    args = parser("train", __doc__, "stage0").parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     try:

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from models.ugicm import Output
-from tests.small import small
+from tests.small import lively, small
 from training import train as loop
-from training.checkpoint import rebuild, weights_of
+from training.checkpoint import rebuild, save, weights_of
 from training.config import Betas, ConfigError, Data, Optimisation, check, read
 from training.data import Crops, image_files
 from training.objectives import distortion, draw_betas, draw_qualities, lambdas, psnr
@@ -251,3 +251,22 @@ def test_missing_data_and_another_runs_folder(
     (tmp_path / "run" / "state.pt").write_bytes(b"damaged")
     assert loop.main(arguments(pictures, tmp_path / "run", "stage0")) == 2
     assert "not the state of a run" in capsys.readouterr().err
+
+
+def test_adapters_leave_the_human_view_alone(pictures: Path, tmp_path: Path, teacher: Path) -> None:
+    save(tmp_path / "init.pt", weights_of(lively("fast")))
+    changes = ["supervision.kind=imagenet", f"supervision.weights={teacher}", "supervision.depths=3"]
+    run, crops = open_run(pictures, tmp_path / "run", "adapters", *changes, f"init={tmp_path / 'init.pt'}")
+    x, quality = torch.rand(1, 3, 64, 64), torch.tensor([1])
+
+    def views() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [run.model.eval()(x, quality, torch.tensor([beta])).x_hat for beta in (0.0, 0.4, 1.0)]
+
+    before = views()
+    assert torch.equal(before[0], before[1]) and torch.equal(before[0], before[2])  # the conditioning is fresh
+    for _ in range(3):
+        run.advance(run.batch(crops))
+    after = views()
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(after[0], after[1]) and not torch.equal(after[1], after[2])
