@@ -302,6 +302,7 @@ class Quantiser:
         self._constants = dict(self.graph.constants)
         self._integers: dict[str, str] = {}  # tensor → its integers
         self._restored: dict[str, str] = {}  # tensor → its integers as floats
+        self._phase_first: dict[str, int] = {}  # bytes whose channels `_shuffle` expects → how many they are
         self._born = {i.name for i in self.graph.inputs} & self.byte_tensors  # tensors that exist as integers only
         self._integers.update({name: name for name in self._born})
         chosen = [layer for layer in self.graph.layers if layer.name in quantised]
@@ -346,13 +347,19 @@ class Quantiser:
         if self.form == "cpu" and (image := self.graph.image_out(layer.output)) is not None:
             chain, step = image
             current = self._quantise(layer.output, node.output[0], step)
+            self._mark(layer, current)
             for part in chain:
                 if part.op_type in _LAYOUT:
                     current = self._move(part, current, f"{part.output[0]}/bytes")
             self._nodes[-1].output[0] = chain[-1].output[0]
             return {part.output[0] for part in chain}
         self._bear(layer.output, None, node.output[0])
+        self._mark(layer, self._integers[layer.output])
         return set()
+
+    def _mark(self, layer: Layer, integers: str) -> None:
+        if self._shuffled_side(layer):
+            self._phase_first[integers] = len(self.weights[layer.name][1])
 
     def _bear(self, tensor: str, layout: onnx.NodeProto | None, source: str) -> None:
         """A tensor comes into being as integers: floats quantised, or other integers in another layout."""
@@ -388,9 +395,43 @@ class Quantiser:
         return self._emit("QuantizeLinear", name or f"{tensor}/bytes", [source, *constants])
 
     def _move(self, layout: onnx.NodeProto, source: str, name: str) -> str:
+        if source in self._phase_first:
+            return self._shuffle(layout, source, name)
         moved = self._emit(layout.op_type, name, [source, *layout.input[1:]])
         self._nodes[-1].attribute.extend(layout.attribute)
         return moved
+
+    def _shuffle(self, layout: onnx.NodeProto, source: str, name: str) -> str:
+        """A pixel shuffle that moves runs of bytes: what integer convolutions make lies in memory as (N, H, W, C).
+
+        Channels are ordered row phase, column phase, channel, so that a row's phases lie beside each other.
+        """
+        side = int(attribute(layout, "blocksize"))
+        last = self._phase_first[source]
+        units = {
+            "order": [0, 2, 3, 1],
+            "grow": [1, side, side, 1],
+            "shrink": [1, 1, 1, side**2],
+            "split": [0, 0, 0, side, last // side],
+        }
+        self._constants.update({f"{name}/{k}": np.asarray(v, np.int64) for k, v in units.items()})
+        shape = self._emit("Shape", f"{name}/shape", [source])
+        shape = self._emit("Gather", f"{name}/shape_ordered", [shape, f"{name}/order"])
+        shape = self._emit("Mul", f"{name}/shape_grown", [shape, f"{name}/grow"])
+        shape = self._emit("Div", f"{name}/shape_after", [shape, f"{name}/shrink"])
+        moved = self._emit("Transpose", f"{name}/last", [source], perm=[0, 2, 3, 1])
+        moved = self._emit("Reshape", f"{name}/phases", [moved, f"{name}/split"])
+        moved = self._emit("Transpose", f"{name}/rows", [moved], perm=[0, 1, 3, 2, 4])
+        moved = self._emit("Reshape", f"{name}/joined", [moved, shape])
+        return self._emit("Transpose", name, [moved], perm=[0, 3, 1, 2])
+
+    def _shuffled_side(self, layer: Layer) -> int:
+        """The side of the pixel shuffle that alone reads a layer; 0 where there is none, or its order must stay."""
+        reader = self.graph.only_consumer(layer.output)
+        if self.form != "cpu" or layer.kind != "conv" or layer.vector or reader is None:
+            return 0
+        crd = reader.op_type == "DepthToSpace" and attribute(reader, "mode") == b"CRD"
+        return int(attribute(reader, "blocksize")) if crd else 0
 
     def _step(self, tensor: str) -> Step:
         if self.form == "cpu" and (image := self.graph.image_in(tensor)) is not None:
@@ -406,6 +447,9 @@ class Quantiser:
         """Names of the weights and the bias of a convolution, as floats."""
         node = layer.nodes[0]
         integers, scales, bias = self.weights[layer.name]
+        if side := self._shuffled_side(layer):
+            rows = np.arange(len(scales)).reshape(-1, side, side).transpose(1, 2, 0).ravel()
+            integers, scales, bias = integers[rows], scales[rows], bias[rows]
         # Layers may share a stored bias; their integers differ.
         weight, name = self._constant(f"{node.name}/weight", integers, scales), f"{node.name}/bias"
         if self.form == "tensorrt":
