@@ -532,7 +532,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("--bundle", type=Path, default=DEFAULT, help="default: the shipped one")
     p.add_argument("--checkpoint", type=Path, default=Path("checkpoints/ugicm-fast.pt"), help="for the rows of PyTorch")
     p.add_argument("--json", type=Path, metavar="FILE", help="write all rows there too")
-    p.add_argument("--minutes", type=float, default=7.5, help="what has not begun by then is left out; default 7.5")
+    p.add_argument("--minutes", type=float, default=6.5, help="what has not begun by then is left out; default %(default)s")
     p.add_argument("--runs", type=int, default=50, help="of each network; default 50")
     p.add_argument("--files", type=int, default=200, help="for throughput; default 200")
     p.add_argument("--workers", type=int, help="processes for the entropy coder; default: the cores but one")

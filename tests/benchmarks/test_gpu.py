@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from benchmarks import gpu
+from runtime.backends import cuda, onnxruntime_cuda
+from runtime.backends.device import DeviceGraph
+from runtime.backends.onnxruntime_cuda import BoundSession
+from tests.runtime.stand_ins import Cuda
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "ugicm-fast.pt"
 
@@ -41,3 +46,48 @@ def test_what_comes_too_late_is_left_out_by_name(tmp_path: Path) -> None:
     assert gpu.main(["--cpu", "--minutes", "0", "--json", str(file)]) == 0
     rows = json.loads(file.read_text())["rows"]
     assert rows and all(r["value"] is None and "minutes are over" in r["note"] for r in rows)
+
+
+class BoundOnHost(onnxruntime_cuda.OnnxRuntimeCuda):
+    """The backend with sessions of the CPU provider on the stand-in's memory."""
+
+    def __init__(self, graphs: object = None, capture: bool = True, tf32: bool = False) -> None:
+        self._library, self._graphs, self._capture, self._tf32 = onnxruntime, graphs, capture, tf32
+        self.device = cuda.open_device()
+
+    def load(self, model: bytes, name: str) -> DeviceGraph:
+        model = model if self._graphs is None else self._graphs.model(name)  # type: ignore[attr-defined]
+
+        def make(capture: bool) -> object:
+            return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+        return DeviceGraph(self.device, BoundSession(make, self.device, ("cpu", 0), name, False), name)
+
+
+def test_the_rows_of_a_gpu_on_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that a GPU would take, so that it is taken at the first try there; the figures mean nothing."""
+    library = Cuda()
+    monkeypatch.setattr(cuda, "_library", lambda: library)
+    monkeypatch.setattr(onnxruntime_cuda, "OnnxRuntimeCuda", BoundOnHost)
+    monkeypatch.setattr(gpu, "SIZES", {"768×512": (64, 128)})
+    cuda.open_device.cache_clear()
+    file = tmp_path / "rows.json"
+    try:
+        assert gpu.main(["--runs", "2", "--files", "2", "--workers", "1", "--json", str(file)]) == 0
+    finally:
+        cuda.open_device.cache_clear()
+    found = json.loads(file.read_text())
+    assert found["environment"]["gpu"] == "stand-in"
+    measured = {(r["section"], r["subject"], r["metric"]): r for r in found["rows"] if r["value"] is not None}
+    for form in ("qdq", "float"):
+        assert (
+            measured["exactness", f"onnxruntime-cuda, {form} form, TF32 off", "scale indexes that differ"]["value"] == 0
+        )
+    for subject in ("onnxruntime-cuda fp32", "onnxruntime-cuda fp16 with CUDA graphs"):
+        assert "MiB more" in measured["networks", subject, "decode"]["note"]
+        assert measured["stages", subject, "g_s"]["value"] > 0  # what the stand-in's events say
+    assert "entropy coder" in measured["codec", "onnxruntime-cuda fp16", "decode, one file"]["note"]
+    assert measured["throughput", "onnxruntime-cuda fp16", "decode"]["value"] > 0
+    refused = {r["subject"]: r["note"] for r in found["rows"] if r["value"] is None}
+    assert "PyTorch sees no GPU" in refused["torch eager fp32"]
+    assert not [note for subject, note in refused.items() if subject.startswith("onnxruntime-cuda")]

@@ -60,6 +60,9 @@ class Cuda:
     def cudaGetDeviceCount(self) -> tuple[Error, int]:
         return Error.cudaSuccess, 1
 
+    def cudaDriverGetVersion(self) -> tuple[Error, int]:
+        return Error.cudaSuccess, 13000
+
     def cudaSetDevice(self, device: int) -> tuple[Error]:
         return (Error.cudaSuccess,)
 

@@ -50,10 +50,15 @@ def test_memory_is_freed_after_its_readers_and_not_while_work_is_captured(librar
     memory.used_on(1)
     done: list[int] = []
 
+    held = [memory]
+    del memory
+    calls: list[int] = []
+
     def enqueue() -> None:
-        nonlocal memory
-        memory = None  # type: ignore[assignment]
-        gc.collect()
+        calls.append(1)
+        if len(calls) == 2:  # the one that is captured
+            held.clear()
+            gc.collect()
         library.enqueue(lambda: done.append(1))
 
     in_use = device.memory_in_use()
