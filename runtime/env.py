@@ -23,7 +23,7 @@ from runtime.exact_path import graph_runner, reproduces
 
 PACKAGES = (
     "numpy", "constriction", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
-    "cuda-python", "torch", "compressai", "onnx",
+    "cuda-python", "torch", "onnx",
 )  # fmt: skip
 # What decides which integer kernels a library takes.
 FEATURES = (
