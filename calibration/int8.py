@@ -34,6 +34,8 @@ from runtime.metrics import psnr
 
 SIDES = {"analysis": ("g_a", "h_a"), "synthesis": ("g_s_trunk", "g_s")}
 QUALITIES_AN_IMAGE = 3
+LEAST_TO_SPLIT = 8
+"""Images from which on ranges are measured on three quarters and judged on the rest."""
 TIMED = (512, 768)
 
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DB",
         help="PSNR that each of analysis and synthesis may cost at equal bytes, default %(default)s dB",
     )
-    parser.add_argument("--count", type=int, default=10, metavar="N", help="images used of those given, default 10")
+    parser.add_argument("--count", type=int, default=32, metavar="N", help="images used of those given, default 32")
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="of the middle that is used, default 256")
     parser.add_argument("--weight-bits", type=int, choices=(7, 8), default=8, help="default 8")
     parser.add_argument("--threads", type=int, metavar="N", help="of ONNX Runtime; default: its choice")
@@ -75,16 +77,19 @@ def _calibrate(options: argparse.Namespace) -> int:
     images = [_middle(read_image(path), options.size) for path in find_images(options.images, options.count)]
     console, started = Console(), time.perf_counter()
     backend = Cache(OnnxRuntime(threads=options.threads))
-    coded = [
-        one
+    everything = [
+        code_all(bundle, backend, [image], chosen_qualities(i, bundle.manifest.qualities))
         for i, image in enumerate(images)
-        for one in code_all(bundle, backend, [image], chosen_qualities(i, bundle.manifest.qualities))
     ]
+    # Ranges that fit their own images too well would hide what they clip: other images judge them.
+    judging = [i % 4 == 3 or len(images) < LEAST_TO_SPLIT for i in range(len(images))]
+    measured = [c for i, some in enumerate(everything) for c in some if not judging[i] or len(images) < LEAST_TO_SPLIT]
+    coded = [c for i, some in enumerate(everything) for c in some if judging[i]]
     models: dict[str, bytes] = {}
     note: dict[str, object] = {"form": options.form, "weight_bits": options.weight_bits}
     for title, names in SIDES.items():
         floats = {n: FloatGraph.parse(bundle.graph(n)[1]) for n in names if n in bundle.manifest.graphs}
-        side, found = _side(bundle, title, floats, coded, backend, options)
+        side, found = _side(bundle, title, floats, measured, coded, backend, options)
         _print_side(console, title, side, found, options.tolerance)
         models.update(side.write(found.choice))
         floating = sorted(f"{g}/{n}" for g, n in side.everything - found.choice)
@@ -135,18 +140,19 @@ def _side(
     bundle: Bundle,
     title: str,
     floats: Mapping[str, FloatGraph],
+    measured: Sequence[Coded],
     coded: Sequence[Coded],
     backend: Backend,
     options: argparse.Namespace,
 ) -> tuple[Side, Found]:
-    """The best equalisation of one half, and the layers to quantise."""
+    """The best equalisation of one half with ranges from `measured`, and the layers to quantise, judged on `coded`."""
     loss = synthesis_loss(coded, backend) if title == "synthesis" else analysis_loss(bundle, coded, backend)
     # z is rounded after h_a anyway: to integers, which are its quantised form while they fit.
     exact = bundle.exact
     natural = {"z": Step(1.0, 0 if options.form == "tensorrt" else 128)} if exact and exact.input_limit <= 127 else {}
     tried = []
     for strength in STRENGTHS:
-        side = prepare(floats, coded, backend, options.form, options.weight_bits, strength, natural)
+        side = prepare(floats, measured, backend, options.form, options.weight_bits, strength, natural)
         tried.append((loss(side.write(side.everything)), strength, side))
     side = min(tried, key=lambda t: t[:2])[2]
     return side, search(side, loss, options.tolerance)
@@ -170,7 +176,7 @@ def _print_side(console: Console, title: str, side: Side, found: Found, toleranc
 def _print_codec(console: Console, bundle: Bundle, result: Bundle, coded: Sequence[Coded], backend: Backend) -> None:
     """Both halves together through the real codec, and either bundle's files in the other."""
     before = code_all_again(bundle, bundle, coded, backend)
-    table = Table("encoded by", "decoded by", "bpp", "PSNR dB", title="through the codec, calibration images")
+    table = Table("encoded by", "decoded by", "bpp", "PSNR dB", title="through the codec, images that judged")
     for names, pair in {
         ("fp32", "fp32"): before,
         ("fp32", "int8"): code_all_again(bundle, result, coded, backend),

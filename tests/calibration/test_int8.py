@@ -170,3 +170,27 @@ def test_errors_are_one_line(change, message, tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert said.startswith("error:") and said.count("\n") == 1 and message in said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tensorrt_parses_and_builds_its_form(for_tensorrt: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13: pip install 'ugicm[tensorrt]'")
+    from export.device_graphs import device_graphs
+
+    graphs = device_graphs(Bundle.open(for_tensorrt), "int8")
+    for name in ("g_a", "h_a", "g_s_trunk", "g_s"):
+        logger = trt.Logger(trt.Logger.ERROR)
+        builder = trt.Builder(logger)
+        network = builder.create_network(0)
+        parser = trt.OnnxParser(network, logger)
+        assert parser.parse(graphs[name].model), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        profile = builder.create_optimization_profile()
+        for tensor in (network.get_input(i) for i in range(network.num_inputs)):
+            spatial = range(1, 3) if tensor.shape[-1] == 3 else range(2, 4)
+            sizes = [
+                [n if n >= 0 else (64 * k if i in spatial else 1) for i, n in enumerate(tensor.shape)]
+                for k in (1, 2, 4)
+            ]
+            profile.set_shape(tensor.name, *sizes)
+        config = builder.create_builder_config()
+        config.add_optimization_profile(profile)
+        assert builder.build_serialized_network(network, config) is not None
