@@ -1,0 +1,40 @@
+"""What is compared gives the same result on either side; the timing itself is not tested."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.compare import alternate, coders, pillow, pixels, tensor, unpillow
+from benchmarks.lowerings import Picture, measure
+from runtime import Codec
+from runtime.benchmark import generated_image
+
+
+def test_works_alternate_and_the_first_round_does_not_count() -> None:
+    order: list[str] = []
+    times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert "".join(order) == "ababab"
+    assert [len(values) for values in times.values()] == [2, 2]
+
+
+def test_both_coders_round_trip_the_sparse_symbols() -> None:
+    groups = coders(Codec.from_bundle(threads=1))  # checks that each decodes what it encoded
+    decode = groups["entropy decode, 491,520 sparse symbols"]
+    theirs = decode["CompressAI"]().numpy().ravel().astype(np.int32)
+    assert theirs.size == decode["here"]().size == 491_520
+
+
+def test_pictures_pass_unchanged_to_the_rivals_and_back() -> None:
+    image = generated_image(50, 70)
+    x = tensor(image, 64)
+    assert x.shape == (1, 3, 64, 128)
+    assert np.array_equal(pixels(x, image.shape), image)
+    assert np.array_equal(unpillow(pillow(image, "PNG")), image)
+
+
+def test_a_lowering_is_measured_by_pairs() -> None:
+    x = torch.rand(1, 192, 4, 6)
+    before, after = (Picture(first)(x).numpy() for first in (False, True))
+    spent, ratio, difference = measure(lambda: before, lambda: after, 5)
+    assert spent >= 0 and ratio > 0 and difference == 0
