@@ -370,10 +370,9 @@ class Codec:
         vector = inputs.get("condition")
         for name, known in self.bundle.condition_vectors.items():
             # In biases a named condition costs nothing; as an input it costs a third of the synthesis on a CPU.
-            held = f"{graph}.{name}" in self.bundle.manifest.graphs
-            if vector is known and (held or self._tiler is not None):
+            if vector is known and self._tiler is not None:
                 inputs = {k: v for k, v in inputs.items() if k != "condition"}
-                if f"{graph}.{name}" not in self._graphs and not held:
+                if f"{graph}.{name}" not in self._graphs:
                     model = with_constant(self.bundle.graph(graph)[1], "condition", known)
                     self._graphs[f"{graph}.{name}"] = self.backend.load(model, graph)
                 graph = f"{graph}.{name}"
