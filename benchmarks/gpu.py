@@ -265,7 +265,9 @@ class TorchDevice:
 class TorchBackend:
     """The networks of a checkpoint in PyTorch, fp32 or fp16 (channels last), eager or compiled."""
 
-    def __init__(self, checkpoint: Path, precision: str, compiled: bool, cpu: bool) -> None:
+    def __init__(
+        self, checkpoint: Path, precision: str, compiled: bool, cpu: bool, sizes: dict[str, tuple[int, int]]
+    ) -> None:
         import torch
 
         from export.ugicm import ugicm_source
@@ -281,20 +283,25 @@ class TorchBackend:
             raise RuntimeError("only with a GPU")
         torch.backends.cudnn.benchmark = True
         self._model = rebuild(torch.load(checkpoint, weights_only=True))
-        self._graphs = ugicm_source(self._model).graphs
+        source = ugicm_source(self._model)
+        self._graphs = source.graphs
+        self._inputs: dict[str, dict[str, tuple[Any, ...]]] = {}
+        with torch.no_grad():  # before modules move to the GPU: some make the inputs of others
+            for size, pixels in sizes.items():
+                height, width = (-(-side // source.stride) for side in pixels)
+                made = {name: graph.example(height, width, 1) for name, graph in self._graphs.items()}
+                z = torch.round(2 * torch.randn(1, source.hyper_channels, height, width))
+                self._inputs[size] = {**made, "h_s": (z,)}
         if self._half:
             from export.source import ImageInput
 
             ImageInput.forward = lambda _, image: image.permute(0, 3, 1, 2).half() / 255  # type: ignore[method-assign]
 
-    def load(self, name: str, inputs: dict[str, np.ndarray]) -> Callable[[], object]:
+    def load(self, name: str, size: str) -> Callable[[], object]:
         torch = self._torch
-        if name == "h_s":
-            module, names = self._model.h_s, ("z",)
-        else:
-            module, names = self._graphs[name].module, self._graphs[name].inputs
+        module = self._model.h_s if name == "h_s" else self._graphs[name].module
         module = module.to(self._where)
-        values = [torch.from_numpy(inputs[n]).to(self._where) for n in names]
+        values = [v.to(self._where) for v in self._inputs[size][name]]
         if self._half:
             module = module.half().to(memory_format=torch.channels_last)
             values = [v.half() if v.is_floating_point() else v for v in values]
@@ -341,7 +348,9 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
     checkpoint = bench.args.checkpoint
     subjects: list[tuple[str, Callable[[], Any]]] = []
     for precision in ("fp32", "fp16"):
-        subjects.append((f"torch eager {precision}", lambda p=precision: TorchBackend(checkpoint, p, False, cpu)))
+        subjects.append(
+            (f"torch eager {precision}", lambda p=precision: TorchBackend(checkpoint, p, False, cpu, bench.args.sizes))
+        )
     if cpu:
         subjects.append(("onnxruntime (CPU) fp32", OnnxRuntime))
     for kind in ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx"):
@@ -349,7 +358,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
             for capture in (True, False):
                 name = f"{kind} {precision}{' with CUDA graphs' if capture else ''}"
                 subjects.append((name, lambda k=kind, p=precision, c=capture: open_gpu(k, graphs, p, c)))
-    subjects.append(("torch.compile fp16", lambda: TorchBackend(checkpoint, "fp16", True, cpu)))
+    subjects.append(("torch.compile fp16", lambda: TorchBackend(checkpoint, "fp16", True, cpu, bench.args.sizes)))
     samples = {size: sample_inputs(bundle, *pixels) for size, pixels in bench.args.sizes.items()}
     for subject, make in subjects:
         backend = None
@@ -365,9 +374,9 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
                 bench.on_time()
                 before = memory_in_use()
                 medians = {}
-                for name in [n for n in bundle.manifest.graphs if n != "condition"]:
+                for name in [n for n in bundle.manifest.graphs if n != "condition" and "." not in n]:
                     if isinstance(backend, TorchBackend):
-                        run = backend.load(name, inputs[name])
+                        run = backend.load(name, size)
                     else:
                         graph = backend.load(bundle.graph(name)[1], name)
                         values = on_device(graph, inputs[name])
@@ -532,7 +541,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("--bundle", type=Path, default=DEFAULT, help="default: the shipped one")
     p.add_argument("--checkpoint", type=Path, default=Path("checkpoints/ugicm-fast.pt"), help="for the rows of PyTorch")
     p.add_argument("--json", type=Path, metavar="FILE", help="write all rows there too")
-    p.add_argument("--minutes", type=float, default=6.5, help="what has not begun by then is left out; default %(default)s")
+    p.add_argument(
+        "--minutes", type=float, default=6.5, help="what has not begun by then is left out; default %(default)s"
+    )
     p.add_argument("--runs", type=int, default=50, help="of each network; default 50")
     p.add_argument("--files", type=int, default=200, help="for throughput; default 200")
     p.add_argument("--workers", type=int, help="processes for the entropy coder; default: the cores but one")

@@ -13,13 +13,14 @@ from runtime.backends import cuda, onnxruntime_cuda
 from runtime.backends.device import DeviceGraph
 from runtime.backends.onnxruntime_cuda import BoundSession
 from tests.runtime.stand_ins import Cuda
-
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "ugicm-fast.pt"
+from tests.small import small
+from training.checkpoint import save, weights_of
 
 
 def test_it_runs_to_the_end_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "rows.json"
-    assert gpu.main(["--cpu", "--runs", "1", "--json", str(file), "--checkpoint", str(CHECKPOINT)]) == 0
+    file, checkpoint = tmp_path / "rows.json", tmp_path / "small.pt"
+    save(checkpoint, weights_of(small("fast")))
+    assert gpu.main(["--cpu", "--runs", "1", "--json", str(file), "--checkpoint", str(checkpoint)]) == 0
     found = json.loads(file.read_text())
     rows = found["rows"]
     assert found["environment"]["cores"] >= 1
