@@ -8,7 +8,7 @@ from calibration.emit import to_onnx
 from runtime.bundle import Bundle
 from runtime.bundles import DEFAULT
 
-trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13: pip install 'ugicm[tensorrt]'")
+trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13: pip install 'ugicm[tensorrt-rtx]'")
 
 
 def test_the_float_form_parses_and_builds() -> None:
