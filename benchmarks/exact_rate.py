@@ -5,7 +5,7 @@
 For each quality: bits per pixel of `y` with the float network, and how much the integer networks change
 them, with ranges from the learned prior (no images) and from the calibration images. Two figures, in percent:
 
-    measured   ideal Gaussian code length of the real symbols. It has luck in it: an index that rounds the
+    measured   ideal code length of the real symbols. It has luck in it: an index that rounds the
                other way everywhere in a channel gains or loses to first order where the model is not at its
                optimum.
     expected   the divergence from the float network's own Gaussians, less what rounding its indexes costs.
@@ -75,13 +75,12 @@ def hyper_latents(model: UGICM, y: torch.Tensor) -> NDArray[np.int32]:
 
 
 def symbol_bits(model: UGICM, y: torch.Tensor, index: NDArray[np.integer], means: NDArray[np.floating]) -> float:
-    """Ideal code length of the symbols of `y`, at most 24 bits each."""
+    """Ideal code length of the symbols of `y` under the model's distributions, at most 24 bits each."""
     with torch.no_grad():
         y_hat, refined = model.quantise(y, torch.from_numpy(means.astype(np.float32)))
-        symbols = torch.round(y_hat - refined).abs().double()
-    scales = torch.from_numpy(default_scales()[index])
-    upper, lower = (torch.special.ndtr((half - symbols) / scales) for half in (0.5, -0.5))
-    return float(-torch.log2((upper - lower).clamp(min=2.0**-24)).sum())
+        symbols = torch.round(y_hat - refined).double()
+        likelihood = model.latent_model.double()(symbols, torch.zeros_like(symbols), torch.from_numpy(index).double())
+    return float(-torch.log2(likelihood.clamp(min=2.0**-24)).sum())
 
 
 def expected_bits(reference: NDArray[np.float64], index: NDArray[np.integer], means: NDArray[np.floating]) -> float:

@@ -70,9 +70,10 @@ class MeanGraph(nn.Module):
 
     def __init__(self, h_s: nn.Module, medians: Tensor, latent: int) -> None:
         super().__init__()
-        *hidden, last = cast(nn.Sequential, h_s)
-        means = nn.Conv2d(last.in_channels, latent, last.kernel_size, padding=last.padding)
-        means.weight, means.bias = nn.Parameter(last.weight[latent:]), nn.Parameter(last.bias[latent:])
+        *hidden, end = cast(nn.Sequential, h_s)
+        last = cast(nn.Conv2d, end)
+        means = nn.Conv2d(last.in_channels, latent, last.kernel_size[0], padding=cast(int, last.padding))
+        means.weight, means.bias = nn.Parameter(last.weight[latent:]), nn.Parameter(cast(Tensor, last.bias)[latent:])
         self.h_s = lower([*hidden, means])
         self.register_buffer("medians", medians)
 

@@ -93,6 +93,7 @@ class Synthesis(nn.Module):
         self.ups = nn.ModuleList(deconv(k, out) for k, out in zip(channels, (n, n, n, 3), strict=True))
         self.norms = nn.ModuleList(gdn(n, inverse=True) for _ in range(3))
         self.widths = tuple(w for k in channels for w in (k, k))
+        self.starts = (0.0,) * len(self.widths)
 
     def forward(self, y_hat: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
         x = y_hat

@@ -27,16 +27,19 @@ class Preference(nn.Module):
     Args:
         widths: channels of each conditioned place, in the order in which `g_s` meets them.
         hidden: width of the two-layer perceptron.
+        starts: what the vectors of each place are before training, at beta 1: 0 for those that are added, 1 for gates.
     """
 
-    def __init__(self, widths: Sequence[int], hidden: int) -> None:
+    def __init__(self, widths: Sequence[int], hidden: int, starts: Sequence[float]) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.mlp = nn.Sequential(
             nn.Linear(2 * FREQUENCIES + 1, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
         )
-        self.project = nn.Linear(hidden, sum(self.widths), bias=False)
+        self.project = nn.Linear(hidden, sum(self.widths))
         nn.init.zeros_(self.project.weight)
+        values = [torch.full((width,), float(start)) for width, start in zip(widths, starts, strict=True)]
+        self.project.bias = nn.Parameter(torch.cat(values))
 
     def forward(self, beta: Tensor) -> Tensor:
         """(N,) betas to (N, sum(widths)) float vectors, zero where beta is 0."""

@@ -6,6 +6,7 @@ half of `g_s` is conditioned, so that two views share everything up to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -23,9 +24,10 @@ class FastConfig:
         hyper_width: width of `h_a` and `h_s`.
         context_blocks: residual blocks of the checkerboard step.
         preference_hidden: width of the preference's perceptron.
+        preference_rank: rank of what the preference may add to each pointwise convolution of the conditioned half.
     """
 
-    latent: int = 96
+    latent: int = 144
     hyper: int = 64
     fine: int = 128
     coarse: int = 192
@@ -35,14 +37,39 @@ class FastConfig:
     synthesis_fine: int = 3
     hyper_width: int = 128
     context_blocks: int = 2
-    preference_hidden: int = 64
+    preference_hidden: int = 32
+    preference_rank: int = 16
+
+
+class Conditioned(nn.Module):
+    """What a condition adds to a pointwise convolution: a vector, and a matrix of low rank whose middle it gates.
+
+    conv(x) + shift + up(gate * down(x)). For a known condition all of it folds into the convolution's weight and bias;
+    with shift and gate 0 nothing is added. The low rank is Hu et al. 2021's (LoRA), with a gate in the middle.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.widths = (outputs, rank)
+        self.down = nn.Conv2d(inputs, rank, 1, bias=False)
+        self.up = nn.Conv2d(rank, outputs, 1, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, conv: nn.Module, x: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
+        return conv(x) + shift + self.up(gate * self.down(x))
+
+    def folded(self, conv: nn.Conv2d, shift: Tensor, gate: Tensor) -> nn.Conv2d:
+        """One convolution that does the same for a known condition: shift (1, outputs, 1, 1), gate (1, rank, 1, 1)."""
+        out = nn.Conv2d(conv.in_channels, conv.out_channels, 1)
+        added = self.up.weight[:, :, 0, 0] * gate[0, :, 0, 0] @ self.down.weight[:, :, 0, 0]
+        assert conv.bias is not None
+        out.weight = nn.Parameter(conv.weight + added[:, :, None, None])
+        out.bias = nn.Parameter(conv.bias + shift[0, :, 0, 0])
+        return out
 
 
 class Block(nn.Module):
-    """x + project(relu(expand(depthwise(x)))): a 3×3 depthwise and two pointwise convolutions.
-
-    The optional vectors shift the hidden units before the ReLU and the output; both fold into biases.
-    """
+    """x + project(relu(expand(depthwise(x)))): a 3×3 depthwise and two pointwise convolutions."""
 
     def __init__(self, channels: int, expansion: int = 2) -> None:
         super().__init__()
@@ -54,10 +81,31 @@ class Block(nn.Module):
         nn.init.normal_(self.project.weight, std=0.02)
         nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, inner: Tensor | None = None, outer: Tensor | None = None) -> Tensor:
-        hidden = self.expand(self.depthwise(x))
-        out = self.project(self.relu(hidden if inner is None else hidden + inner))
-        return x + (out if outer is None else out + outer)
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(self.relu(self.expand(self.depthwise(x))))
+
+
+class ConditionedBlock(Block):
+    """A block whose two pointwise convolutions a condition changes."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__(channels)
+        self.inner = Conditioned(channels, self.hidden, rank)
+        self.outer = Conditioned(self.hidden, channels, rank)
+        self.widths = self.inner.widths + self.outer.widths
+
+    def folded(self, *vectors: Tensor) -> Block:
+        """A plain block that does the same for a known condition."""
+        out = Block(self.depthwise.in_channels)
+        out.depthwise = self.depthwise
+        out.expand = self.inner.folded(self.expand, *vectors[:2])
+        out.project = self.outer.folded(self.project, *vectors[2:])
+        return out
+
+    def forward(self, x: Tensor, *vectors: Tensor) -> Tensor:
+        """`vectors`: shift and gate of `expand`, shift and gate of `project`."""
+        hidden = self.relu(self.inner(self.expand, self.depthwise(x), *vectors[:2]))
+        return x + self.outer(self.project, hidden, *vectors[2:])
 
 
 class Analysis(nn.Sequential):
@@ -130,17 +178,27 @@ class Synthesis(nn.Module):
             nn.Conv2d(c.coarse, 4 * c.fine, 1),
             nn.PixelShuffle(2),
         )
-        self.blocks = nn.ModuleList(Block(c.fine) for _ in range(c.synthesis_fine))
+        self.blocks: Iterable[ConditionedBlock] = nn.ModuleList(  # type: ignore[assignment]
+            ConditionedBlock(c.fine, c.preference_rank) for _ in range(c.synthesis_fine)
+        )
         self.tail = nn.Conv2d(c.fine, 192, 1)
+        self.outermost = Conditioned(c.fine, 192, c.preference_rank)
         self.shuffle = nn.PixelShuffle(8)
         nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]
-        self.widths = tuple(w for _ in range(c.synthesis_fine) for w in (2 * c.fine, c.fine))
+        self.widths = (2 * c.fine, c.preference_rank, c.fine, c.preference_rank) * c.synthesis_fine
+        self.widths += self.outermost.widths
+        self.starts = (0.0, 1.0) * (len(self.widths) // 2)
 
     def head(self, x: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
-        """The conditioned half: (N, fine, H/8, W/8) and two vectors a block to (N, 3, H, W)."""
+        """The conditioned half: (N, fine, H/8, W/8) and shift and gate of each convolution to (N, 3, H, W)."""
         for i, block in enumerate(self.blocks):
-            x = block(x, vectors[2 * i], vectors[2 * i + 1])
-        return self.shuffle(self.tail(x))
+            x = block(x, *vectors[4 * i : 4 * i + 4])
+        return self.shuffle(self.outermost(self.tail, x, *vectors[-2:]))
+
+    def folded_head(self, vectors: tuple[Tensor, ...]) -> nn.Sequential:
+        """`head` for a known condition, of plain blocks."""
+        blocks = [block.folded(*vectors[4 * i : 4 * i + 4]) for i, block in enumerate(self.blocks)]
+        return nn.Sequential(*blocks, self.outermost.folded(self.tail, *vectors[-2:]), self.shuffle)
 
     def forward(self, y_hat: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
         return self.head(self.trunk(y_hat), vectors)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models import bmshj2018, fast
 from models.conditioning import Preference
-from models.entropy import entropy_bottleneck, gaussian_conditional, row_to_scale
+from models.entropy import LatentModel, entropy_bottleneck
 
 Widths = fast.FastConfig | bmshj2018.Bmshj2018Config
 STRIDE = 64
@@ -102,9 +102,9 @@ class UGICM(nn.Module):
             self.h_s, self.g_s = bmshj2018.HyperSynthesis(c), bmshj2018.Synthesis(c)
             self.context = None
         self.has_means = self.context is not None
-        self.preference = Preference(self.g_s.widths, c.preference_hidden)
+        self.preference = Preference(self.g_s.widths, c.preference_hidden, self.g_s.starts)
         self.bottleneck = entropy_bottleneck(c.hyper)
-        self.gaussian = gaussian_conditional()
+        self.latent_model = LatentModel()
         # Qualities start a factor 2^0.4 of step size apart (the shipped lambdas are a factor 2^0.85 apart, and
         # the best step goes with lambda^-0.5).
         start = torch.linspace(-1.0, 1.0, config.qualities) if config.qualities > 1 else torch.zeros(1)
@@ -145,7 +145,7 @@ class UGICM(nn.Module):
         z_likelihood = self.bottleneck(z)[1]
         rows, means = self.scales_and_means(round_through(z))
         y_hat, means = self.quantise(y, means)
-        noisy = y if self.training else y_hat
-        likelihood = self.gaussian(noisy, row_to_scale(rows), means, training=self.training)[1]
+        noisy = y + torch.rand_like(y) - 0.5 if self.training else y_hat
+        likelihood = self.latent_model(noisy.float(), means.float(), rows.float())
         bits = -(torch.log2(likelihood).sum((1, 2, 3)) + torch.log2(z_likelihood).sum((1, 2, 3)))
         return Output(self.synthesise(y_hat, quality, beta), bits, y_hat)

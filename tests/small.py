@@ -5,10 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from models.fast import Conditioned
 from models.ugicm import UGICM, UGICMConfig
 
 WIDTHS = {
-    "fast": {"latent": 8, "hyper": 4, "fine": 8, "coarse": 8, "hyper_width": 8, "preference_hidden": 8},
+    "fast": {
+        "latent": 8,
+        "hyper": 4,
+        "fine": 8,
+        "coarse": 8,
+        "hyper_width": 8,
+        "preference_hidden": 8,
+        "preference_rank": 2,
+    },
     "bmshj2018": {"width": 8, "latent": 12, "preference_hidden": 8},
 }
 
@@ -24,6 +33,9 @@ def lively(backbone: str) -> UGICM:
     torch.manual_seed(11)
     model = UGICM(UGICMConfig.named(backbone, 2, **WIDTHS[backbone]))
     nn.init.normal_(model.preference.project.weight, std=0.5)
+    for module in model.modules():
+        if isinstance(module, Conditioned):
+            nn.init.normal_(module.up.weight, std=0.3)
     with torch.no_grad():
         model.log_gain += 1.5
         last = [m for m in model.h_s.modules() if isinstance(m, nn.Conv2d)][-1]

@@ -47,8 +47,9 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print("usage: python -m training.checkpoint IN OUT", file=sys.stderr)
         return 2
-    model = rebuild(torch.load(arguments[0], weights_only=True))
-    save(Path(arguments[1]), weights_of(model, half=True))
+    values = torch.load(arguments[0], weights_only=True)
+    label = {"supervision": values["supervision"]} if "supervision" in values else {}
+    save(Path(arguments[1]), {**weights_of(rebuild(values), half=True), **label})
     return 0
 
 

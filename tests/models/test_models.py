@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from models.conditioning import Preference, fourier_features
-from models.entropy import SCALE_MAX, SCALE_MIN, SCALE_ROWS, bottleneck_probabilities, row_to_scale
+from models.entropy import SCALE_MAX, SCALE_MIN, SCALE_ROWS, LatentModel, bottleneck_probabilities, row_to_scale
 from models.macs import kmac_per_pixel
 from models.ugicm import UGICM, UGICMConfig, checkerboard
-from tests.small import small
+from tests.small import lively, small
 
 
 def test_fast_stays_within_its_budget() -> None:
@@ -20,7 +20,15 @@ def test_fast_stays_within_its_budget() -> None:
 
 def test_fast_uses_only_operators_that_quantise_well() -> None:
     allowed = {"Conv2d", "ReLU", "PixelShuffle", "PixelUnshuffle", "Block", "Sequential", "ModuleList"}
-    allowed |= {"Analysis", "HyperAnalysis", "HyperSynthesis", "Context", "Synthesis"}
+    allowed |= {
+        "Conditioned",
+        "ConditionedBlock",
+        "Analysis",
+        "HyperAnalysis",
+        "HyperSynthesis",
+        "Context",
+        "Synthesis",
+    }
     model = UGICM(UGICMConfig.named("fast"))
     for part in (model.g_a, model.h_a, model.h_s, model.g_s, model.context):
         assert part is not None
@@ -49,7 +57,7 @@ def test_a_configuration_survives_a_checkpoint() -> None:
 
 
 def test_the_human_condition_is_the_unconditioned_network() -> None:
-    preference = Preference((4, 6), 8)
+    preference = Preference((4, 6), 8, (0.0, 1.0))
     torch.nn.init.normal_(preference.project.weight)
     vectors = preference(torch.tensor([0.0, 0.4, 1.0]))
     assert vectors.shape == (3, 10)
@@ -64,6 +72,28 @@ def test_scale_rows_are_log_spaced() -> None:
     assert math.isclose(scales[0], SCALE_MIN) and math.isclose(scales[-1], SCALE_MAX)
     ratios = scales[1:] / scales[:-1]
     assert torch.allclose(ratios, ratios[0].expand_as(ratios))
+
+
+def test_latents_are_a_mixture_that_sums_to_one() -> None:
+    model = LatentModel().double()
+    values = torch.arange(-400, 401).double().expand(5, -1)
+    rows = torch.tensor([0.0, 0.7, 2.0, 20.5, 40.0]).double()[:, None].expand_as(values)
+    p = model(values, torch.full_like(values, 0.3), rows)
+    assert torch.allclose(p.sum(1), torch.ones(5).double(), atol=1e-5)
+    (share, narrow), (wide_share, wide) = model.components(rows[:, 0])
+    assert torch.allclose(share + wide_share, torch.ones(5).double())
+    assert wide_share[0] == 0 and math.isclose(narrow[0].item(), SCALE_MIN), "row 0 is the plain Gaussian"
+    assert torch.all(wide[2:] > narrow[2:])
+
+
+def test_rows_below_the_table_find_back() -> None:
+    rows = torch.full((4,), -3.0, requires_grad=True)
+    bits = -torch.log2(LatentModel()(torch.full((4,), 2.0), torch.zeros(4), rows)).sum()
+    bits.backward()
+    assert torch.isfinite(bits)
+    surprised = torch.full((4,), 30.0, requires_grad=True)
+    (-torch.log2(LatentModel()(torch.full((4,), 40.0), torch.zeros(4), surprised))).sum().backward()
+    assert torch.all(surprised.grad < 0), "a wider row makes a large symbol cheaper"
 
 
 def test_the_prior_of_z_is_a_distribution() -> None:
@@ -94,3 +124,18 @@ def test_estimated_bits_are_those_of_the_rounded_latents() -> None:
         b = model(x, torch.tensor([1]), torch.tensor([1.0]))
     assert torch.equal(a.bits, b.bits)
     assert torch.equal(a.y_hat, b.y_hat)
+
+
+def test_a_condition_folds_into_plain_blocks() -> None:
+    model = lively("fast").eval()
+    features = torch.randn(2, 8, 5, 6)
+    views = []
+    for beta in (0.0, 0.4, 1.0):
+        with torch.no_grad():
+            vectors = model.preference.split(model.preference(torch.tensor([beta])))
+            views.append(model.g_s.head(features, vectors))
+            found = model.g_s.folded_head(vectors)
+            assert torch.allclose(found(features), views[-1], atol=1e-4)
+        unchanged = torch.equal(found[0].expand.weight, model.g_s.blocks[0].expand.weight)
+        assert unchanged == (beta == 0), "the human view is the unconditioned network, to the bit"
+    assert (views[0] - views[1]).abs().max() > 0.01 and (views[1] - views[2]).abs().max() > 0.01
