@@ -372,10 +372,10 @@ class Codec:
             # In biases a named condition costs nothing; as an input it costs a third of the synthesis on a CPU.
             if vector is known and self._tiler is not None:
                 inputs = {k: v for k, v in inputs.items() if k != "condition"}
-                if f"{graph}.{name}" not in self._graphs:
-                    model = with_constant(self.bundle.graph(graph)[1], "condition", known)
-                    self._graphs[f"{graph}.{name}"] = self.backend.load(model, graph)
-                graph = f"{graph}.{name}"
+                general, graph = graph, f"{graph}.{name}"
+                if graph not in self._graphs and graph not in self.bundle.manifest.graphs:
+                    model = with_constant(self.bundle.graph(general)[1], "condition", known)
+                    self._graphs[graph] = self.backend.load(model, graph)
                 break
         if graph not in self._graphs:
             self._graphs[graph] = self.backend.load(self.bundle.graph(graph)[1], graph)

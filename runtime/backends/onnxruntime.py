@@ -76,6 +76,8 @@ class OnnxRuntime:
         # uint8 there. With VNNI they cannot, and on CPUs that have AMX too the other kernels are three times slower.
         if _adds_pairs_in_16_bits():
             options.add_session_config_entry("session.x64quantprecision", "1")
+        # Each session has threads of its own: waiting for work, those of one would take the cores from the next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         levels = library.GraphOptimizationLevel
