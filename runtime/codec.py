@@ -375,7 +375,7 @@ class Codec:
                 general, graph = graph, f"{graph}.{name}"
                 if graph not in self._graphs and graph not in self.bundle.manifest.graphs:
                     model = with_constant(self.bundle.graph(general)[1], "condition", known)
-                    self._graphs[graph] = self.backend.load(model, graph)
+                    self._graphs[graph] = self.backend.load(model, general)
                 break
         if graph not in self._graphs:
             self._graphs[graph] = self.backend.load(self.bundle.graph(graph)[1], graph)
