@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from calibration.folder import replace_folder
 from runtime.bundle import MANIFEST, Bundle, FileEntry, GraphEntry, Manifest
 from runtime.errors import OutputError
 
@@ -77,21 +75,7 @@ def write(bundle: Bundle, folder: Path) -> int:
     contents[MANIFEST] = bundle.manifest.to_json().encode()
     folder = folder.absolute()
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            temporary.chmod(0o755)
-            for name, data in contents.items():
-                (temporary / name).write_bytes(data)
-            if folder.is_dir():
-                old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-                os.replace(folder, old)
-                os.replace(temporary, folder)
-                shutil.rmtree(old)
-            else:
-                os.replace(temporary, folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        replace_folder(folder, contents)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another place") from error
     return sum(map(len, contents.values()))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from calibration.folder import replace_folder
 from runtime.bundle import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest, codec_id
 from runtime.exact import ExactNetwork
 from runtime.range_coder import Tables
@@ -103,7 +101,9 @@ def write_bundle(
         **manifest,  # type: ignore[arg-type]
     )
     contents[MANIFEST] = full.to_json().encode()
-    _replace_folder(folder, contents)
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    replace_folder(folder, contents)
     return full
 
 
@@ -113,23 +113,3 @@ def check_replaceable(folder: Path) -> None:
         raise FileExistsError(f"{folder}: is a file; give another name with -o")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise FileExistsError(f"{folder}: holds something that is no bundle; give another name with -o")
-
-
-def _replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
-        for name, data in contents.items():
-            (temporary / name).write_bytes(data)
-        if folder.is_dir():
-            old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
