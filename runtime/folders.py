@@ -242,12 +242,12 @@ def run_folder(
                     break
         except KeyboardInterrupt:
             interrupted = True
+    for target in targets:  # of workers that were killed in this run
+        remove_stale(target)
     summary.seconds = time.perf_counter() - started
     summary.not_tried = summary.files - summary.done - summary.skipped - summary.failed
     print(_as_json(summary) if options.json else _as_table(summary), end="\n" if options.json else "")
     if summary.not_tried:
-        for target in targets:
-            remove_stale(target)
         print(f"{summary.not_tried} not tried; the same command goes on from here", file=sys.stderr)
     if interrupted:
         raise KeyboardInterrupt

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import Codec
+from runtime import Codec, folders
 from runtime.cli import main
 from runtime.errors import UsageError
 from runtime.folders import Task, find_tasks
@@ -250,3 +251,20 @@ def test_a_file_whose_process_dies_twice_fails_alone(tmp_path: Path, capsys: pyt
     assert facts["done"] == 5 and facts["failed"] == 1, done.stderr
     assert facts["failures"][0]["file"] == "in/3.png"
     assert "memory" in facts["failures"][0]["error"] or "BackendError" in facts["failures"][0]["error"]
+
+
+def test_what_a_killed_worker_left_goes_with_the_run_it_died_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    pictures(source, ["a.png"])
+    work = folders._work
+
+    def leaving_something(*arguments: Any) -> Iterator[Any]:
+        out.mkdir(exist_ok=True)
+        (out / ".ugic-0123456789abcdef.part").write_bytes(b"half")
+        yield from work(*arguments)
+
+    monkeypatch.setattr(folders, "_work", leaving_something)
+    assert main(["encode", str(source), "-o", str(out), "--bundle", str(BUNDLE), "--jobs", "1"]) == 0
+    assert set(tree(out)) == {"a.ugic"}
