@@ -70,7 +70,7 @@ class HyperSynthesis(nn.Module):
 
 
 class ConditionalBlock(nn.Module):
-    """x + relu(b(relu(a(x)) + first)) + second: two pointwise convolutions, a vector after each activation."""
+    """x + relu(b(relu(a(x)) + first)) + second: two pointwise convolutions, a vector or none after each activation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ConditionalBlock(nn.Module):
         self.b = nn.Conv2d(channels, channels, 1)
         self.relu = nn.ReLU()
 
-    def forward(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: Tensor | float = 0.0, second: Tensor | float = 0.0) -> Tensor:
         return x + self.relu(self.b(self.relu(self.a(x)) + first)) + second
 
 
@@ -98,7 +98,7 @@ class Synthesis(nn.Module):
     def forward(self, y_hat: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
         x = y_hat
         for i, (block, up) in enumerate(zip(self.blocks, self.ups, strict=True)):
-            x = up(block(x, vectors[2 * i], vectors[2 * i + 1]))
+            x = up(block(x, *vectors[2 * i : 2 * i + 2]))
             if i < len(self.norms):
                 x = self.norms[i](x)
         return x

@@ -21,7 +21,8 @@ class FastConfig:
         hyper: channels of `z`, at 1/64 resolution.
         fine, coarse: widths at 1/8 and 1/16 resolution.
         analysis_fine, analysis_coarse, synthesis_coarse, synthesis_fine: residual blocks at each width.
-        hyper_width: width of `h_a` and `h_s`.
+        hyper_analysis: width of `h_a`.
+        hyper_width: width of `h_s` and of the checkerboard step.
         context_blocks: residual blocks of the checkerboard step.
         preference_hidden: width of the preference's perceptron.
         preference_rank: rank of what the preference may add to each pointwise convolution of the conditioned half.
@@ -35,10 +36,31 @@ class FastConfig:
     analysis_coarse: int = 2
     synthesis_coarse: int = 3
     synthesis_fine: int = 3
+    hyper_analysis: int = 128
     hyper_width: int = 128
     context_blocks: int = 2
     preference_hidden: int = 32
     preference_rank: int = 16
+
+
+class RevivingReLU(nn.ReLU):
+    """A ReLU whose channels cannot die.
+
+    The networks have no normalisation, and one large step leaves a channel below zero everywhere: it gets no gradient
+    any more, for good. While training, a channel that is zero all over a batch passes a tenth of its gradient on as if
+    it were linear, until it takes part again; the other channels' gradient is the ReLU's, and so is every output.
+    """
+
+    LEAK = 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if self.training:
+            dead = x.detach().amax((0, 2, 3)) <= 0
+            if dead.any():
+                through = x - x.detach()
+                out = out + through * (self.LEAK * dead.to(x.dtype))[:, None, None]
+        return out
 
 
 class Conditioned(nn.Module):
@@ -55,7 +77,11 @@ class Conditioned(nn.Module):
         self.up = nn.Conv2d(rank, outputs, 1, bias=False)
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, conv: nn.Module, x: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
+    def forward(self, conv: nn.Module, x: Tensor, *vectors: Tensor) -> Tensor:
+        """`vectors`: shift and gate; none where nothing is added."""
+        if not vectors:
+            return conv(x)
+        shift, gate = vectors
         return conv(x) + shift + self.up(gate * self.down(x))
 
     def folded(self, conv: nn.Conv2d, shift: Tensor, gate: Tensor) -> nn.Conv2d:
@@ -76,7 +102,7 @@ class Block(nn.Module):
         self.hidden = channels * expansion
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.expand = nn.Conv2d(channels, self.hidden, 1)
-        self.relu = nn.ReLU()
+        self.relu = RevivingReLU()
         self.project = nn.Conv2d(self.hidden, channels, 1)
         nn.init.normal_(self.project.weight, std=0.02)
         nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
@@ -103,7 +129,7 @@ class ConditionedBlock(Block):
         return out
 
     def forward(self, x: Tensor, *vectors: Tensor) -> Tensor:
-        """`vectors`: shift and gate of `expand`, shift and gate of `project`."""
+        """`vectors`: shift and gate of `expand`, shift and gate of `project`; or none."""
         hidden = self.relu(self.inner(self.expand, self.depthwise(x), *vectors[:2]))
         return x + self.outer(self.project, hidden, *vectors[2:])
 
@@ -129,10 +155,10 @@ class HyperAnalysis(nn.Sequential):
     def __init__(self, c: FastConfig) -> None:
         super().__init__(
             nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * c.latent, c.hyper_width, 3, padding=1),
-            nn.ReLU(),
+            nn.Conv2d(4 * c.latent, c.hyper_analysis, 3, padding=1),
+            RevivingReLU(),
             nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * c.hyper_width, c.hyper, 3, padding=1),
+            nn.Conv2d(4 * c.hyper_analysis, c.hyper, 3, padding=1),
         )
 
 
@@ -142,10 +168,10 @@ class HyperSynthesis(nn.Sequential):
     def __init__(self, c: FastConfig) -> None:
         super().__init__(
             nn.Conv2d(c.hyper, 4 * c.hyper_width, 3, padding=1),
-            nn.ReLU(),
+            RevivingReLU(),
             nn.PixelShuffle(2),
             nn.Conv2d(c.hyper_width, 4 * c.hyper_width, 3, padding=1),
-            nn.ReLU(),
+            RevivingReLU(),
             nn.PixelShuffle(2),
             nn.Conv2d(c.hyper_width, 2 * c.latent, 1),
         )
@@ -190,7 +216,7 @@ class Synthesis(nn.Module):
         self.starts = (0.0, 1.0) * (len(self.widths) // 2)
 
     def head(self, x: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
-        """The conditioned half: (N, fine, H/8, W/8) and shift and gate of each convolution to (N, 3, H, W)."""
+        """The conditioned half: (N, fine, H/8, W/8) and each convolution's shift and gate, or none, to (N, 3, H, W)."""
         for i, block in enumerate(self.blocks):
             x = block(x, *vectors[4 * i : 4 * i + 4])
         return self.shuffle(self.outermost(self.tail, x, *vectors[-2:]))

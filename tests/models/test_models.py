@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from models import fast
 from models.conditioning import Preference, fourier_features
 from models.entropy import SCALE_MAX, SCALE_MIN, SCALE_ROWS, LatentModel, bottleneck_probabilities, row_to_scale
 from models.macs import kmac_per_pixel
@@ -19,7 +20,7 @@ def test_fast_stays_within_its_budget() -> None:
 
 
 def test_fast_uses_only_operators_that_quantise_well() -> None:
-    allowed = {"Conv2d", "ReLU", "PixelShuffle", "PixelUnshuffle", "Block", "Sequential", "ModuleList"}
+    allowed = {"Conv2d", "RevivingReLU", "PixelShuffle", "PixelUnshuffle", "Block", "Sequential", "ModuleList"}
     allowed |= {
         "Conditioned",
         "ConditionedBlock",
@@ -139,3 +140,25 @@ def test_a_condition_folds_into_plain_blocks() -> None:
         unchanged = torch.equal(found[0].expand.weight, model.g_s.blocks[0].expand.weight)
         assert unchanged == (beta == 0), "the human view is the unconditioned network, to the bit"
     assert (views[0] - views[1]).abs().max() > 0.01 and (views[1] - views[2]).abs().max() > 0.01
+
+
+def test_a_channel_that_is_zero_all_over_a_batch_still_learns() -> None:
+    relu = fast.RevivingReLU()
+    x = torch.tensor([[-1.0, -3.0], [2.0, -1.0]]).reshape(1, 2, 2, 1).requires_grad_()
+    out = relu.train()(x)
+    out.sum().backward()
+    assert torch.equal(out, torch.relu(x))
+    assert x.grad is not None
+    assert x.grad[0, 0].unique().tolist() == [pytest.approx(fast.RevivingReLU.LEAK)]
+    assert x.grad[0, 1].flatten().tolist() == [1.0, 0.0]
+    assert torch.equal(relu.eval()(x), torch.relu(x))
+
+
+@pytest.mark.parametrize("backbone", ["fast", "bmshj2018"])
+def test_training_leaves_out_what_a_batch_of_human_views_does_not_use(backbone: str) -> None:
+    model = lively(backbone)
+    y, quality = torch.randn(2, model.config.widths.latent, 4, 4), torch.zeros(2, dtype=torch.long)
+    whole = model.eval().synthesise(y, quality, torch.zeros(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "preference", None)
+        torch.testing.assert_close(model.train().synthesise(y, quality, torch.zeros(2)), whole)
