@@ -2,7 +2,8 @@
 
 Every image is encoded at every quality, decoded from the bytes, and compared with its original; JPEG and WebP are
 Pillow's, with their best effort (optimised Huffman tables, method 6). Curves are means over the images at each
-setting; a codec's PSNR at a given rate is read off its curve, linearly in the logarithm of the rate.
+setting; a codec's PSNR at a given rate is read off its curve, linearly in the logarithm of the rate. Two of
+CompressAI's models stand beside them with the means over Kodak's images that CompressAI publishes: right for Kodak only.
 
 Writes `rate-distortion.json` and `rate-distortion.png`.
 """
@@ -34,6 +35,30 @@ from training.curves import (
 )
 
 RATES = (0.25, 0.4)
+# (bpp, PSNR in dB), means over Kodak, results/image/kodak/compressai-*_mse_cuda.json of CompressAI's repository.
+PUBLISHED = {
+    "mbt2018-mean": (
+        (0.1239, 27.699),
+        (0.1980, 29.359),
+        (0.3072, 31.129),
+        (0.4606, 32.951),
+        (0.6617, 34.968),
+        (0.9144, 36.911),
+        (1.2342, 38.838),
+        (1.6191, 40.633),
+    ),
+    "bmshj2018-hyperprior": (
+        (0.1313, 27.582),
+        (0.2089, 29.197),
+        (0.3199, 30.972),
+        (0.4784, 32.838),
+        (0.6687, 34.526),
+        (0.9388, 36.743),
+        (1.2592, 38.584),
+        (1.6602, 40.557),
+    ),
+}
+KODAK = 24
 
 
 def point(image: np.ndarray, decoded: np.ndarray, size: int) -> tuple[float, float, float]:
@@ -63,8 +88,8 @@ def measure(codec: Codec, images: list[np.ndarray], console: Console) -> dict[st
     return {name: mean_curve(values) for name, values in points.items()}
 
 
-def show(curves: dict[str, Curve], console: Console) -> dict[str, object]:
-    """Prints the tables; the summary for JSON."""
+def show(curves: dict[str, Curve], published: bool, console: Console) -> dict[str, object]:
+    """Prints the tables; the summary for JSON. `published`: whether CompressAI's published points are comparable."""
     table = Table("quality", "bpp", "PSNR dB", "MS-SSIM", "JPEG dB", "WebP dB", "over JPEG", "over WebP")
     for p in curves["ugic"]:
         others = [at_rate(curves[kind], p["bpp"]) for kind in ("JPEG", "WebP")]
@@ -80,7 +105,10 @@ def show(curves: dict[str, Curve], console: Console) -> dict[str, object]:
         cells = ["–" if v is None else f"{v:.2f}" for v in rates[str(bpp)].values()]
         equal.add_row(str(bpp), *cells)
     console.print(equal)
-    bd = {name: bd_rate(curves[name], curves["ugic"]) for name in ("JPEG", "WebP")}
+    anchors = {name: curves[name] for name in ("JPEG", "WebP")}
+    if published:
+        anchors |= {n: [{"bpp": r, "psnr": db} for r, db in points] for n, points in PUBLISHED.items()}
+    bd = {name: bd_rate(anchor, curves["ugic"]) for name, anchor in anchors.items()}
     texts = (f"{kind} {'–' if v is None else f'{v:+.1f} %'}" for kind, v in bd.items())
     console.print(f"BD-rate (PSNR) against {', against '.join(texts)}")
     return {"equal_rate_psnr": rates, "bd_rate_percent": bd}
@@ -124,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UgicError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    summary = show(curves, console)
+    summary = show(curves, len(files) == KODAK, console)
     args.output.mkdir(parents=True, exist_ok=True)
     result = {"images": len(files), "codec_id": codec.codec_id.hex(), "curves": curves, **summary}
     (args.output / "rate-distortion.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -133,10 +133,16 @@ class UGICM(nn.Module):
         means = anchor * means + (1 - anchor) * self.context(estimate)
         return round_through(y - means) + means, means
 
+    def human_views_learn(self) -> bool:
+        """Whether anything trains that human views use: all but the conditioning."""
+        conditioning = {id(p) for p in self.preference.parameters()}
+        conditioning |= {id(p) for m in self.modules() if isinstance(m, fast.Conditioned) for p in m.parameters()}
+        return any(p.requires_grad and id(p) not in conditioning for p in self.parameters())
+
     def synthesise(self, y_hat: Tensor, quality: Tensor, beta: Tensor) -> Tensor:
         """(N, 3, H, W), about [0, 1], not clamped. `beta`: (N,) in [0, 1]."""
-        # All human views: nothing to add, and a fifth of a step's time saved.
-        plain = self.training and not beta.any()
+        # Nothing but human views: nothing to add, and a fifth of a step's time saved.
+        plain = self.training and not beta.any() and self.human_views_learn()
         vectors = () if plain else self.preference.split(self.preference(beta))
         return self.g_s(y_hat * torch.exp(self.log_inverse_gain[quality])[:, :, None, None], vectors)
 

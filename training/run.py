@@ -119,6 +119,9 @@ class Run:
         self.coding_learns = any(
             p.requires_grad and name.startswith(CODING) for name, p in self.model.named_parameters()
         )
+        betas = config.objective.betas
+        if not betas.machine and not betas.between and not self.model.human_views_learn():
+            raise ConfigError("objective.betas: human views do not use the conditioning, and nothing else trains")
         if self.coding_learns and not config.objective.rate:
             raise ConfigError("objective.rate: false needs an encoder that does not train; see train")
         self.optimiser = self._optimiser()

@@ -160,5 +160,5 @@ def test_training_leaves_out_what_a_batch_of_human_views_does_not_use(backbone: 
     y, quality = torch.randn(2, model.config.widths.latent, 4, 4), torch.zeros(2, dtype=torch.long)
     whole = model.eval().synthesise(y, quality, torch.zeros(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "preference", None)
+        patch.setattr(model.preference, "split", None)
         torch.testing.assert_close(model.train().synthesise(y, quality, torch.zeros(2)), whole)

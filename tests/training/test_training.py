@@ -226,6 +226,7 @@ def test_patterns_choose_what_trains() -> None:
         ("stage0", ["init=absent.pt"], "absent.pt: no such checkpoint"),
         ("stage0", ["objective.rate=false"], "needs an encoder that does not train"),
         ("stage0", ["objective.quality_shares=[1]"], "2 numbers are needed"),
+        ("stage0", ["train=[preference.*, g_s.*.up.*]", "objective.rate=false"], "human views do not use"),
         ("stage2", ["supervision.weights=absent.npz"], "absent.npz: no such file"),
         ("stage2", ["supervision.kind=imagenet", "supervision.weights=README.md"], "not an encoder's file"),
         ("stage0", ["validation.qualities=[3]", "validation.folder=."], "has qualities 1 to 2"),
