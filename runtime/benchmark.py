@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from runtime import range_coder
-from runtime.cli import Parser, run
+from runtime.cli import Parser, add_entropy_option, run
 from runtime.errors import UsageError
 from runtime.images import read_image, write_image
 from runtime.range_coder import Tables
@@ -219,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of an operator; default: all cores")
     parser.add_argument("--repeat", type=int, default=10, metavar="N", help="times each image is run; default 10")
     parser.add_argument("--scaling", action="store_true", help="time a megapixel and memory from 0.1 to 24 megapixels")
+    parser.add_argument("--size", metavar="WxH", default="768x512", help="of generated images; default: 768x512")
+    add_entropy_option(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="decode in 1 and in N processes of one thread each")
     parser.add_argument(
         "--compare",
@@ -234,7 +236,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
     if options.repeat < 1 or (options.workers is not None and options.workers < 1):
         raise UsageError("--repeat and --workers must be at least 1")
-    images = _images(options.folder)
+    images = _images(options.folder, options.size)
     if options.compare:
         try:
             compare = importlib.import_module("benchmarks.compare")
@@ -243,7 +245,7 @@ def _benchmark(options: argparse.Namespace) -> int:
                 f"--compare runs in a checkout of the project with pip install '.[export]' ({error.name} is missing)"
             ) from error
         return int(compare.report(images, options.quality, options.threads, options.repeat, options.json))
-    codec = Codec.from_bundle(options.bundle, threads=options.threads)
+    codec = Codec.from_bundle(options.bundle, threads=options.threads, entropy_workers=options.entropy_workers)
     found: dict[str, Any] = {
         "backend": codec.backend.name,
         "bundle": codec.bundle.manifest.architecture,
@@ -259,6 +261,8 @@ def _benchmark(options: argparse.Namespace) -> int:
         verb: {"images/s": 1e3 / latencies[verb].mean, "MP/s": each * 1e3 / latencies[verb].mean}
         for verb in ("encode", "decode")
     }
+    for verb in ("encode", "decode"):
+        found[f"entropy / {verb}"] = latencies[f"entropy ({verb})"].p50 / latencies[verb].p50
     if "both views" in latencies:
         found["both views / one"] = latencies["both views"].p50 / latencies["decode"].p50
     own = [latents(codec, image, options.quality) for image in images]
@@ -281,9 +285,15 @@ def _benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
-def _images(folder: Path | None) -> list[np.ndarray]:
+def _images(folder: Path | None, size: str) -> list[np.ndarray]:
     if folder is None:
-        return [generated_image(512, 768), generated_image(512, 768, 1)]
+        try:
+            width, height = map(int, size.split("x"))
+            if min(width, height) < 1:
+                raise ValueError
+            return [generated_image(height, width, seed) for seed in (0, 1)]
+        except ValueError:
+            raise UsageError(f"'{size}' is no size of an image; give WIDTHxHEIGHT, such as 1920x1080") from None
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; name a folder of images, or none for generated ones")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
@@ -309,6 +319,8 @@ def _text(found: dict[str, Any]) -> str:
         console.print(table)
         for verb, x in found["throughput"].items():
             console.print(f"{verb}: {x['images/s']:.1f} images/s, {x['MP/s']:.2f} MP/s, one after the other")
+        shares = ", ".join(f"{found[f'entropy / {verb}']:.1%} of {verb}" for verb in ("encode", "decode"))
+        console.print(f"the entropy coder takes {shares}")
         if "both views / one" in found:
             console.print(f"both views take {found['both views / one']:.2f} of the time of one")
         for name, x in found["coder"].items():

@@ -102,6 +102,18 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", metavar="P", help="on a GPU: fp32, fp16 or int8, as export.to_tensorrt made it")
 
 
+def add_entropy_option(parser: argparse.ArgumentParser) -> None:
+    """How many processes code the symbols of one image."""
+    parser.add_argument(
+        "--entropy-workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that help this one to code the symbols of a large image; they pay where many large files are "
+        "given, or a GPU runs the networks; default: 0",
+    )
+
+
 def printable(text: object) -> str:
     """`text` on one line of any terminal: control characters and bytes that are no UTF-8 are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -28,12 +28,14 @@ from runtime.errors import (
     DesynchronisedError,
     ImageError,
     QualityError,
+    UsageError,
 )
 from runtime.exact_path import Run, admitted_runner
 from runtime.graph_file import with_constant
 from runtime.tiles import TILED, Tiler, exact_reach
 
 if TYPE_CHECKING:
+    from runtime.parallel_coder import ParallelCoder
     from runtime.pipeline import Outcome, Source
 
 __all__ = ["Codec", "find_bundle"]
@@ -61,6 +63,7 @@ class Codec:
         self._exact: Run | None = None
         # On a GPU arrays stay on the device, and images are run whole.
         self._tiler = None if hasattr(backend, "device") else Tiler(bundle.manifest, self._run_whole)
+        self._coder: ParallelCoder | None = None
         self._least_bits = least_bits(bundle.z_tables if bundle.manifest.hyper_channels else bundle.y_tables)
 
     @classmethod
@@ -71,6 +74,7 @@ class Codec:
         backend: str = "onnxruntime",
         threads: int | None = None,
         precision: str | None = None,
+        entropy_workers: int = 0,
     ) -> Codec:
         """Opens a bundle, verified (None: the shipped one), on a backend.
 
@@ -78,12 +82,29 @@ class Codec:
             backend: a name of `runtime.backends.NAMES`.
             threads: CPU threads (None: the library's choice).
             precision: of the transforms, for GPU backends; see `runtime.backends.open_backend`.
+            entropy_workers: processes that code the symbols of one large image together with this one; no more are
+                started than there are other CPUs. A script that asks for them opens codecs below
+                `if __name__ == "__main__":`. They end with `close` or with this process.
 
         Raises:
-            BundleError, VersionError, BackendError: see those types.
+            BundleError, VersionError, BackendError, UsageError: see those types.
         """
+        if entropy_workers < 0:
+            raise UsageError(f"{entropy_workers} entropy workers; give 0 or more")
         bundle = Bundle.open(DEFAULT if path is None else path)
-        return cls(bundle, open_backend(backend, threads, bundle, precision))
+        coder = None
+        if entropy_workers:
+            from runtime.parallel_coder import ParallelCoder
+
+            coder = ParallelCoder(bundle.y_tables, entropy_workers)  # they start while the backend loads
+        codec = cls(bundle, open_backend(backend, threads, bundle, precision))
+        codec._coder = coder
+        return codec
+
+    def close(self) -> None:
+        """Ends the entropy workers, if there are any; the codec goes on without."""
+        if self._coder is not None:
+            self._coder.close()
 
     @property
     def codec_id(self) -> bytes:
@@ -138,7 +159,10 @@ class Codec:
         """The file of what `_analyse` gave."""
         z_stream = range_coder.encode(z.ravel(), self._z_rows(z.shape), self.bundle.z_tables)[0]
         count = max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM))
-        y_streams = range_coder.encode(symbols.ravel(), scale_index.ravel(), self.bundle.y_tables, count)
+        if self._coder is None:
+            y_streams = range_coder.encode(symbols.ravel(), scale_index.ravel(), self.bundle.y_tables, count)
+        else:
+            y_streams = self._coder.encode(symbols.ravel(), scale_index.ravel(), count)
         checksum = bitstream.symbol_checksum(z, symbols)
         return bitstream.pack(Bitstream(self.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
 
@@ -239,8 +263,22 @@ class Codec:
         z = self._decode_z(stream, name)
         scale_index, mean = self._scales_and_means(z)
         with self._stage("entropy"):
-            symbols = decode_symbols(stream, z, scale_index, self.bundle.y_tables, name)
+            symbols = self._decode_y(stream, z, scale_index, name)
         return self._reconstruct(symbols, mean)
+
+    def _decode_y(self, stream: Bitstream, z: np.ndarray, scale_index: np.ndarray, name: str) -> np.ndarray:
+        """int32 symbols of `y`, of the shape of `scale_index`, checked against the file's checksum."""
+        rows = scale_index.ravel()
+        if self._coder is None:
+            symbols = range_coder.decode(stream.y, rows, self.bundle.y_tables, name).reshape(scale_index.shape)
+        else:
+            symbols = self._coder.decode(stream.y, rows, name).reshape(scale_index.shape)
+        if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
+            raise DesynchronisedError(
+                f"{name}: intact, but its symbols are not those that were encoded; check this machine with "
+                "runtime.verify"
+            )
+        return symbols
 
     def _decode_z(self, stream: Bitstream, name: str) -> np.ndarray:
         """(1, Nz, H/64, W/64) int32 `z` of a parsed bitstream; of no channels without a hyperprior."""
@@ -408,22 +446,6 @@ class Codec:
     def _check_quality(self, quality: int) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:
             raise QualityError(f"quality {quality!r} is not one of this codec's: 1 to {self.qualities}")
-
-
-def decode_symbols(
-    stream: Bitstream, z: np.ndarray, scale_index: np.ndarray, tables: range_coder.Tables, name: str
-) -> np.ndarray:
-    """int32 symbols of `y`, of the shape of `scale_index`, checked against the file's checksum.
-
-    Raises:
-        CorruptFileError, DesynchronisedError: see those types.
-    """
-    symbols = range_coder.decode(stream.y, scale_index.ravel(), tables, name).reshape(scale_index.shape)
-    if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
-        raise DesynchronisedError(
-            f"{name}: intact, but its symbols are not those that were encoded; check this machine with runtime.verify"
-        )
-    return symbols
 
 
 def least_bits(tables: range_coder.Tables) -> float:

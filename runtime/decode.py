@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import bitstream
 from runtime.bundles import find_bundle
-from runtime.cli import Parser, add_backend_options, for_each, printable, read_bytes, run
+from runtime.cli import Parser, add_backend_options, add_entropy_option, for_each, printable, read_bytes, run
 from runtime.errors import BundleError, ConditionError, UsageError
 from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import check_suffix, write_image
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
     )
     add_backend_options(parser)
+    add_entropy_option(parser)
     add_folder_options(parser)
     return run(parser, _decode, arguments)
 
@@ -116,7 +117,15 @@ def _decode(options: argparse.Namespace) -> int:
 
     def decode(index: int, path: Path) -> None:
         data = read_bytes(path)
-        codec = _codec_of(data, path, options.bundle, codecs, backend=options.backend, precision=options.precision)
+        codec = _codec_of(
+            data,
+            path,
+            options.bundle,
+            codecs,
+            backend=options.backend,
+            precision=options.precision,
+            entropy_workers=options.entropy_workers,
+        )
         started = time.perf_counter()
         views = codec.decode_views(data, conditions, str(path))
         milliseconds = (time.perf_counter() - started) * 1e3

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cli import Parser, add_backend_options, for_each, printable, run
+from runtime.cli import Parser, add_backend_options, add_entropy_option, for_each, printable, run
 from runtime.errors import QualityError
 from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import read_image, readable_suffixes
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
     add_backend_options(parser)
+    add_entropy_option(parser)
     add_folder_options(parser)
     return run(parser, _encode, arguments)
 
@@ -96,7 +97,12 @@ def _encode(options: argparse.Namespace) -> int:
         return run_folder("encode", options.images[0], recipe, readable_suffixes(), ".ugic", (), options)
     folder = output_folder(options.images, options.output)
     names = output_names(options.images, options.output, ".ugic")
-    codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
+    codec = Codec.from_bundle(
+        options.bundle,
+        backend=options.backend,
+        precision=options.precision,
+        entropy_workers=options.entropy_workers,
+    )
     quality = parse_quality(options.quality, codec.qualities)
 
     def encode(index: int, path: Path) -> None:

@@ -176,6 +176,8 @@ def folder_mode(options: argparse.Namespace, inputs: Sequence[Path]) -> bool:
     given = [f"--{name}" for name in ("jobs", "force", "json") if getattr(options, name)]
     if given and not folders:
         raise UsageError(f"{given[0]} is for a folder of inputs; leave it out")
+    if folders and options.entropy_workers:
+        raise UsageError("--entropy-workers is for files; those of a folder are spread over --jobs")
     return bool(folders)
 
 

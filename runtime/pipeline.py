@@ -9,15 +9,11 @@ belongs to it: give other threads one of their own.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,10 @@ import numpy as np
 from runtime.backends.device import DeviceArray
 from runtime.bitstream import Bitstream
 from runtime.bundle import Bundle
-from runtime.codec import Codec, decode_symbols
-from runtime.errors import BackendError, ImageError, UgicError, UsageError
+from runtime.codec import Codec
+from runtime.errors import ImageError, UgicError, UsageError
 from runtime.images import read_image
+from runtime.workers import Pool, Shared, Slot, attach, detach, processors
 
 Source = Path | str | bytes | np.ndarray
 
@@ -85,7 +82,7 @@ def decode_many(
         slot = await line.slots.get()
         try:
             rows, mean = await line.in_order(_scales, codec, z)
-            slot.reserve(rows.nbytes + 4 * rows.size + 64)
+            slot.reserve(rows.nbytes + 4 * rows.size, 2)
             shared, symbols = slot.place(rows), slot.empty(rows.shape, np.dtype(np.int32))
             await line.in_worker(_entropy_decode, stream, z, shared, symbols, name)
             views = await line.in_order(_synthesise, codec, slot.array(symbols), mean, stream, vectors, device)
@@ -127,7 +124,7 @@ def encode_many(
         slot = await line.slots.get()
         try:
             z, symbols, rows, meant = await line.in_order(_analyse, codec, image, quality)
-            slot.reserve(rows.nbytes + symbols.nbytes + 64)
+            slot.reserve(rows.nbytes + symbols.nbytes, 2)
             shared = slot.place(symbols), slot.place(rows)
             height, width = image.shape[:2]
             data = await line.in_worker(_entropy_encode, z, *shared, meant, width, height)
@@ -178,44 +175,12 @@ def _image(source: Source) -> np.ndarray:
 # ---- what runs in workers, each with a codec that has no backend
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """An array in shared memory."""
-
-    memory: str
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def within(self, memory: SharedMemory) -> np.ndarray:
-        return np.ndarray(self.shape, self.dtype, memory.buf, self.offset)
-
-
-_entropy_codec: Codec | None = None  # of a worker process
-_attached: dict[str, SharedMemory] = {}
-_ATTACHED = 64
-
-
-def _open_worker(bundle: Path) -> None:
-    global _entropy_codec
-    _entropy_codec = _without_backend(Bundle.open(bundle))
+def _open_worker(bundle: Path) -> Codec:
+    return _without_backend(Bundle.open(bundle))
 
 
 def _without_backend(bundle: Bundle) -> Codec:
     return Codec(bundle, None)  # type: ignore[arg-type]
-
-
-def _call_worker(function: Callable[..., Any], *arguments: Any) -> Any:
-    assert _entropy_codec is not None
-    return function(_entropy_codec, *arguments)
-
-
-def _attach(shared: _Shared) -> np.ndarray:
-    if shared.memory not in _attached:
-        while len(_attached) >= _ATTACHED:
-            _attached.pop(next(iter(_attached))).close()
-        _attached[shared.memory] = SharedMemory(shared.memory)
-    return shared.within(_attached[shared.memory])
 
 
 def _parse(codec: Codec, source: Source, name: str) -> tuple[Bitstream, np.ndarray]:
@@ -230,64 +195,17 @@ def _parse(codec: Codec, source: Source, name: str) -> tuple[Bitstream, np.ndarr
     return stream, codec._decode_z(stream, name)
 
 
-def _entropy_decode(codec: Codec, stream: Bitstream, z: np.ndarray, rows: _Shared, symbols: _Shared, name: str) -> None:
-    _attach(symbols)[:] = decode_symbols(stream, z, _attach(rows), codec.bundle.y_tables, name)
+def _entropy_decode(codec: Codec, stream: Bitstream, z: np.ndarray, rows: Shared, symbols: Shared, name: str) -> None:
+    attach(symbols)[:] = codec._decode_y(stream, z, attach(rows), name)
 
 
 def _entropy_encode(
-    codec: Codec, z: np.ndarray, symbols: _Shared, rows: _Shared, quality: int, width: int, height: int
+    codec: Codec, z: np.ndarray, symbols: Shared, rows: Shared, quality: int, width: int, height: int
 ) -> bytes:
-    return codec._pack(z, _attach(symbols), _attach(rows), quality, width, height)
+    return codec._pack(z, attach(symbols), attach(rows), quality, width, height)
 
 
 # ---- the line
-
-
-class _Slot:
-    """Shared memory for the arrays of one file at a time; it grows to the largest."""
-
-    def __init__(self) -> None:
-        self._memory: SharedMemory | None = None
-        self._used = 0
-
-    def reserve(self, nbytes: int) -> None:
-        """Forgets what was placed and makes room."""
-        self._used = 0
-        if self._memory is None or self._memory.size < nbytes:
-            self.close()
-            self._memory = SharedMemory(create=True, size=nbytes)
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> _Shared:
-        assert self._memory is not None
-        shared = _Shared(self._memory.name, self._used, shape, dtype)
-        self._used += -(-int(np.prod(shape)) * dtype.itemsize // 16) * 16
-        return shared
-
-    def place(self, array: np.ndarray) -> _Shared:
-        shared = self.empty(array.shape, array.dtype)
-        self.array(shared)[...] = array
-        return shared
-
-    def array(self, shared: _Shared) -> np.ndarray:
-        assert self._memory is not None
-        return shared.within(self._memory)
-
-    def close(self) -> None:
-        if self._memory is not None:
-            with _still_viewed():
-                self._memory.close()
-            self._memory.unlink()
-            self._memory = None
-
-
-class _still_viewed:
-    """A view that an error's traceback holds keeps the mapping open until it goes; the name is free all the same."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, *_: object) -> bool:
-        return kind is not None and issubclass(kind, BufferError)
 
 
 class _Line:
@@ -298,12 +216,10 @@ class _Line:
         self._codec = _without_backend(bundle)
         self._inference = ThreadPoolExecutor(1, "inference")
         self._threads = ThreadPoolExecutor(4, "files")
-        self._processes: ProcessPoolExecutor | None = None
-        if workers:
-            context = multiprocessing.get_context("spawn")  # what a fork would copy of CUDA and its threads is unusable
-            self._processes = ProcessPoolExecutor(workers, context, _open_worker, (bundle.path,))
-        self.slots: asyncio.Queue[_Slot] = asyncio.Queue()
-        self._all_slots = [_Slot() for _ in range(ahead)]
+        self._pool = Pool(workers, _open_worker, bundle.path)
+        self._callers = ThreadPoolExecutor(workers, "workers") if workers else None
+        self.slots: asyncio.Queue[Slot] = asyncio.Queue()
+        self._all_slots = [Slot() for _ in range(ahead)]
         for slot in self._all_slots:
             self.slots.put_nowait(slot)
         self._thread = threading.Thread(target=self.loop.run_forever, name="pipeline", daemon=True)
@@ -313,9 +229,9 @@ class _Line:
         return await self.loop.run_in_executor(executor, function, *arguments)
 
     async def in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self._processes is None:
+        if self._callers is None:
             return await self._in(self._threads, function, self._codec, *arguments)
-        return await self._in(self._processes, _call_worker, function, *arguments)
+        return await self._in(self._callers, self._pool.call, function, *arguments)
 
     async def in_order(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._in(self._inference, function, *arguments)
@@ -327,16 +243,16 @@ class _Line:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def close(self) -> None:
-        for executor in (self._processes, self._threads, self._inference):
+        for executor in (self._callers, self._threads, self._inference):
             if executor is not None:
                 executor.shutdown(cancel_futures=True)
+        self._pool.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
         for slot in self._all_slots:
             slot.close()
-        for name in {slot.name for slot in _attached.values()}:
-            _attached.pop(name).close()
+        detach()
 
 
 def _run(
@@ -346,7 +262,7 @@ def _run(
     workers: int | None,
     ahead: int | None,
 ) -> Iterator[Outcome]:
-    workers = max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
+    workers = max(1, processors() - 1) if workers is None else workers
     ahead = 2 * workers + 2 if ahead is None else ahead
     if workers < 0 or ahead < 1:
         raise UsageError(f"{workers} workers and {ahead} files ahead: give at least 0 and 1")
@@ -370,10 +286,6 @@ def _outcomes(
             return Outcome(source, None, error)
         except MemoryError:
             return Outcome(source, None, ImageError("not enough memory; use a smaller image or fewer files ahead"))
-        except BrokenProcessPool:
-            return Outcome(
-                source, None, BackendError("a worker process died; is there enough memory? use fewer workers")
-            )
 
     try:
         for number, source in enumerate(sources):

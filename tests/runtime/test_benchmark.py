@@ -31,6 +31,7 @@ def test_json_has_every_stage_of_a_folder(folder: Path, capsys: pytest.CaptureFi
         assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
     parts = sum(stages[name]["mean"] for name in stages if name == "g_s" or name.endswith("(decode)"))
     assert parts < stages["decode"]["mean"]
+    assert 0 < found["entropy / decode"] < 1 and 0 < found["entropy / encode"] < 1
     assert found["peak MB"] > 30 and found["both views / one"] > 0.5
     assert found["coder"]["sparse symbols"]["symbols"] == 491_520
 
@@ -63,7 +64,12 @@ def test_the_generated_image_is_like_a_photograph(codec: Codec) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["nowhere"], "no such folder"), (["--repeat", "0"], "at least 1"), (["-q", "99"], "quality 99")],
+    [
+        (["nowhere"], "no such folder"),
+        (["--repeat", "0"], "at least 1"),
+        (["-q", "99"], "quality 99"),
+        (["--size", "9"], "WIDTHxHEIGHT"),
+    ],
 )
 def test_misuse_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(arguments) == 2

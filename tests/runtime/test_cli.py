@@ -63,6 +63,21 @@ def test_help_names_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == text
 
 
+def test_entropy_workers_change_no_byte_and_are_for_files(
+    tmp_path: Path, image: Path, encoded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.ugic"
+    assert main(["encode", str(image), "-o", str(out), "-q", "2", "--entropy-workers", "1"]) == 0
+    assert out.read_bytes() == encoded.read_bytes()
+    pixels = tmp_path / "out.png"
+    assert main(["decode", str(encoded), "-o", str(pixels), "--entropy-workers", "1"]) == 0
+    assert pixels.exists()
+    capsys.readouterr()
+    assert "give 0 or more" in fails(capsys, "decode", encoded, "-o", tmp_path / "no.png", "--entropy-workers", -1)
+    for verb in ("encode", "decode"):
+        assert "--jobs" in fails(capsys, verb, tmp_path, "-o", tmp_path / "folder", "--entropy-workers", 1)
+
+
 def test_a_near_miss_of_a_verb_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean encode?" in fails(capsys, "encod")
     assert "did you mean verify?" in fails(capsys, "Verify")

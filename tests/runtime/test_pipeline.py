@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.images import write_image
+from runtime.workers import DiedError
 from tests.runtime.host_device import HostBackend
 
 SIZES = ((64, 64), (100, 150), (1, 1), (128, 192), (70, 33))
@@ -79,6 +81,20 @@ def test_encodes_as_one_by_one(codec: Codec, photograph: np.ndarray, tmp_path: P
     for i, image in ((0, images[0]), (1, photograph[:80, :90]), (4, photograph)):
         expected = codec.encode(image, quality=3)
         assert outcomes[i].value == (len(expected), expected)
+
+
+def test_a_worker_that_dies_costs_the_file_that_it_had(codec: Codec, files: list[Path]) -> None:
+    expected = codec.decode(files[0].read_bytes())
+    outcomes = codec.decode_many([files[0]] * 6, workers=1, ahead=1)
+    assert next(outcomes).error is None
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
+    found = list(outcomes)
+    assert len(found) == 5
+    assert [type(o.error) for o in found if o.error is not None] == [DiedError]
+    assert all(np.array_equal(o.value[0], expected) for o in found if o.error is None)
+    assert multiprocessing.active_children() == []
 
 
 def test_means_of_files_under_way_do_not_mix_on_a_device(codec: Codec, files: list[Path]) -> None:
