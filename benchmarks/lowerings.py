@@ -26,7 +26,7 @@ from models.entropy import gdn
 from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.bundle import Bundle
 from runtime.bundles import DEFAULT
-from runtime.graph_file import with_constant
+from runtime.folding import with_condition
 
 Run = Callable[[], np.ndarray]
 
@@ -153,12 +153,12 @@ def main(arguments: list[str] | None = None) -> int:
     bundle = Bundle.open(args.bundle)
     for name, vector in bundle.condition_vectors.items():
         model = bundle.graph("g_s")[1]
-        given, constant = backend.load(model, "g_s"), backend.load(with_constant(model, "condition", vector), "g_s")
+        given, folded = backend.load(model, "g_s"), backend.load(with_condition(model, "condition", vector), "g_s")
         inputs = {"features": rng.normal(size=(1, 128, 64, 96)).astype(np.float32)}
         add(
             f"condition {name} folded into g_s",
             lambda given=given, inputs=inputs, v=vector: given({**inputs, "condition": v})[0],  # type: ignore[misc]
-            lambda constant=constant, inputs=inputs: constant(inputs)[0],  # type: ignore[misc]
+            lambda folded=folded, inputs=inputs: folded(inputs)[0],  # type: ignore[misc]
         )
     console = Console(width=120)
     console.print(table)

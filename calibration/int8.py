@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from calibration.int8_bundle import check_free, int8_bundle, without_folded, write
+from calibration.int8_bundle import check_free, int8_bundle, write
 from calibration.int8_graph import FORMS, FloatGraph, Step
 from calibration.int8_samples import Cache, Coded, code_all, conditions_of
 from calibration.int8_search import STRENGTHS, Found, Side, analysis_loss, prepare, search, synthesis_loss
@@ -28,7 +28,7 @@ from runtime.bundle import Bundle
 from runtime.cli import Parser, run
 from runtime.codec import Codec
 from runtime.errors import ImageError, UsageError
-from runtime.graph_file import with_constant
+from runtime.folding import with_condition
 from runtime.images import read_image, readable_suffixes
 from runtime.metrics import psnr
 
@@ -69,7 +69,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     if not 0 < options.tolerance < 10 or options.count < 1 or options.size < 64:
         raise UsageError("--tolerance must lie between 0 and 10, --count be at least 1, --size at least 64")
     check_free(options.output)
-    bundle = without_folded(Bundle.open(options.bundle))
+    bundle = Bundle.open(options.bundle)
     if bundle.manifest.precision != "fp32":
         raise UsageError(f"{options.bundle}: is an {bundle.manifest.precision} bundle already; give the float one")
     if options.output.resolve() == options.bundle.resolve():
@@ -255,7 +255,7 @@ def _folded(bundle: Bundle, backend: Backend) -> dict[str, Graph]:
     for name in (n for names in SIDES.values() for n in names if n in bundle.manifest.graphs):
         model = bundle.graph(name)[1]
         if "condition" in bundle.manifest.graphs[name].inputs:
-            model = with_constant(model, "condition", next(iter(bundle.condition_vectors.values())))
+            model = with_condition(model, "condition", next(iter(bundle.condition_vectors.values())))
         loaded[name] = backend.load(model, name)
     return loaded
 

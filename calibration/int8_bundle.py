@@ -25,18 +25,6 @@ def check_free(folder: Path) -> None:
         raise OutputError(f"{folder}: its folder does not exist; create it first")
 
 
-def without_folded(bundle: Bundle) -> Bundle:
-    """The bundle in memory without the graphs that have a named condition folded in (`g_s.human`).
-
-    The general graph becomes INT8, and serves named conditions too: a float copy beside it would be used in its place.
-    """
-    kept = {name: entry for name, entry in bundle.manifest.graphs.items() if "." not in name}
-    gone = {entry.file for name, entry in bundle.manifest.graphs.items() if name not in kept}
-    files = {name: entry for name, entry in bundle.manifest.files.items() if name not in gone}
-    contents = {name: bundle.file(name) for name in files}
-    return Bundle(bundle.path, replace(bundle.manifest, graphs=kept, files=files), contents)
-
-
 def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, Any]) -> Bundle:
     """The bundle in memory with graphs replaced or added, its precision "int8", its codec id the same.
 

@@ -223,9 +223,6 @@ def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[s
         if m.conditions:
             shared["condition"] = bundle.condition_vectors[list(m.conditions)[-1]]
         run("g_s", **shared)
-        for name in m.graphs:
-            if name.startswith("g_s."):  # with a condition in its biases
-                run(name, **{k: v for k, v in shared.items() if k != "condition"})
     if "condition" in m.graphs:
         run("condition", beta=np.asarray([0.5], np.float32))
     if missing := set(m.graphs) - set(inputs):

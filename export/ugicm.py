@@ -86,19 +86,6 @@ class HeadGraph(nn.Module):
         return self.output(self.g_s.head(features, self.split(condition)))
 
 
-class FoldedHeadGraph(nn.Module):
-    """The conditioned part of `g_s` with a condition folded into its weights."""
-
-    def __init__(self, model: UGICM, beta: float) -> None:
-        super().__init__()
-        vectors = model.preference.split(model.preference(torch.tensor([beta])))
-        self.head = cast(fast.Synthesis, model.g_s).folded_head(vectors)
-        self.output = ImageOutput()
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.output(self.head(features))
-
-
 class SynthesisGraph(nn.Module):
     """The whole of a `g_s` that is conditioned from its first layer on."""
 
@@ -196,15 +183,6 @@ def _graphs(model: UGICM) -> dict[str, GraphSource]:
             ("image",),
             lambda h, w, n: (trunk(latent(h, w, n), inverse), vectors(n)),
             ({0: "n", 2: "8h", 3: "8w"}, {0: "n"}),
-            1.0,
-        )
-        # Only the view that is asked for most: a graph a condition would make the bundle a tenth larger each.
-        graphs["g_s.human"] = GraphSource(
-            FoldedHeadGraph(model, HUMAN),
-            ("features",),
-            ("image",),
-            lambda h, w, n: (trunk(latent(h, w, n), inverse),),
-            ({0: "n", 2: "8h", 3: "8w"},),
             1.0,
         )
     else:

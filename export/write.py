@@ -16,7 +16,7 @@ from runtime.exact import ExactNetwork
 from runtime.range_coder import Tables
 
 ENCODER = ("g_a", "h_a", "h_s", "h_s_mean", "context")
-DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "g_s.human", "condition")
+DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "condition")
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -113,6 +113,7 @@ class Manifest:
             values["graphs"] = {
                 str(k): GraphEntry(_file_name(v["file"]), tuple(map(str, v["inputs"])), tuple(map(str, v["outputs"])))
                 for k, v in values["graphs"].items()
+                if "." not in str(k)  # a view's own graph, as bundles had before views were folded when opened
             }
             values["files"] = {
                 _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()

@@ -31,7 +31,7 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.exact_path import Run, admitted_runner
-from runtime.graph_file import with_constant
+from runtime.folding import with_condition
 from runtime.tiles import TILED, Tiler, exact_reach
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = ["Codec", "find_bundle"]
 
 SYMBOLS_A_SUBSTREAM = 65536
 LARGEST_SYMBOL = 2**31 - 1
+VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition
 DEFAULT_QUALITY = 4
 STAGES = {"g_s_trunk": "g_s", "condition": "g_s", "h_s_mean": "context"}  # graphs whose time counts as another's
 
@@ -60,6 +61,7 @@ class Codec:
         self.backend = backend
         self.timings: dict[str, float] = {}
         self._graphs: dict[str, Graph] = {}
+        self._views_of: dict[bytes, Graph] = {}  # condition → `g_s` with it folded in; the last used stand last
         self._exact: Run | None = None
         # On a GPU arrays stay on the device, and images are run whole.
         self._tiler = None if hasattr(backend, "device") else Tiler(bundle.manifest, self._run_whole)
@@ -404,21 +406,33 @@ class Codec:
         return self._run_whole(graph, inputs)
 
     def _run_whole(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        stage = STAGES.get(graph, graph)
         vector = inputs.get("condition")
-        for name, known in self.bundle.condition_vectors.items():
-            # In biases a named condition costs nothing; as an input it costs a third of the synthesis on a CPU.
-            if vector is known and self._tiler is not None:
-                inputs = {k: v for k, v in inputs.items() if k != "condition"}
-                general, graph = graph, f"{graph}.{name}"
-                if graph not in self._graphs and graph not in self.bundle.manifest.graphs:
-                    model = with_constant(self.bundle.graph(general)[1], "condition", known)
-                    self._graphs[graph] = self.backend.load(model, general)
-                break
+        if vector is None or self._tiler is None:
+            loaded = self._loaded(graph)
+        else:
+            # In the weights a condition costs nothing; as an input it costs nearly half of `g_s` on a CPU.
+            loaded = self._view(graph, vector)
+            inputs = {k: v for k, v in inputs.items() if k != "condition"}
+        with self._stage(STAGES.get(graph, graph)):
+            return loaded(inputs)[0]
+
+    def _loaded(self, graph: str) -> Graph:
         if graph not in self._graphs:
             self._graphs[graph] = self.backend.load(self.bundle.graph(graph)[1], graph)
-        with self._stage(stage):
-            return self._graphs[graph](inputs)[0]
+        return self._graphs[graph]
+
+    def _view(self, graph: str, vector: np.ndarray) -> Graph:
+        """The graph with a condition's vectors folded in; sessions of those used longest ago are given up."""
+        key = vector.tobytes()
+        loaded = self._views_of.pop(key, None)
+        if loaded is None:
+            while len(self._views_of) >= VIEWS_KEPT:
+                self._views_of.pop(next(iter(self._views_of)))
+            entry, model = self.bundle.graph(graph)
+            folded = with_condition(model, "condition", vector, self.bundle.path / entry.file)
+            loaded = self.backend.load(folded, graph)
+        self._views_of[key] = loaded
+        return loaded
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

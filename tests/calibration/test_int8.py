@@ -15,7 +15,7 @@ from calibration import int8
 from runtime import Codec
 from runtime.bundle import Bundle
 from runtime.bundles import DEFAULT
-from runtime.graph_file import with_constant
+from runtime.folding import with_condition
 from runtime.images import write_image
 from runtime.metrics import psnr
 
@@ -103,7 +103,7 @@ def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_pa
     for name in ("g_a", "g_s_trunk", "g_s"):
         model = opened.graph(name)[1]
         if name == "g_s":
-            model = with_constant(model, "condition", opened.condition_vectors["machine"])
+            model = with_condition(model, "condition", opened.condition_vectors["machine"])
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

@@ -1,0 +1,88 @@
+"""The wire format of protocol buffers, as far as ONNX files need it: the runtime goes without the package onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+Value = int | memoryview
+"""Of a field: a number, or the bytes of a text, a message or numbers of fixed size."""
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
+    """(field number, its value) of a message, in order; 4- and 8-byte numbers come as bytes.
+
+    Raises:
+        ValueError: not such a message.
+    """
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if wire == 2:
+            size, at = _varint(message, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if size > len(message) - at:
+            raise ValueError("it ends in the middle")
+        yield number, message[at : at + size]
+        at += size
+
+
+def content(value: Value) -> memoryview:
+    """The bytes of a field that must not be a number, else ValueError."""
+    if isinstance(value, int):
+        raise ValueError("a number where a message belongs")
+    return value
+
+
+def text(value: Value) -> str:
+    """The text of a field, else ValueError."""
+    return bytes(content(value)).decode()
+
+
+def numbers(value: Value) -> list[int]:
+    """The integers of a repeated field: one, or several packed together; signed, of 64 bits."""
+    if isinstance(value, int):
+        return [_signed(value)]
+    found, at = [], 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        found.append(_signed(number))
+    return found
+
+
+def field(number: int, value: int | bytes | memoryview) -> bytes:
+    """A field of a message that holds numbers and lengths of bytes, nothing of fixed size."""
+    if isinstance(value, int):
+        return _varint_bytes(number << 3) + _varint_bytes(value)
+    return b"".join([_varint_bytes(number << 3 | 2), _varint_bytes(len(value)), value])
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _varint_bytes(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(message) and shift < 70:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("a number without an end")
