@@ -1,0 +1,32 @@
+"""Both processes decode the same image from files of their own; how long they take is not tested."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.process import OURS, PYTHON, THEIRS, measure, spend, write_files
+from runtime import Codec
+from runtime.benchmark import generated_image
+from runtime.images import read_image
+
+
+def test_each_process_writes_its_picture(tmp_path: Path) -> None:
+    image = generated_image(50, 70)
+    commands = write_files(image, 4, tmp_path)
+    assert list(commands) == [THEIRS, OURS, PYTHON]
+    found = measure(commands, 1)
+    assert found[THEIRS]["times_faster"] == 1
+    assert all(row["wall_s"] > 0 and row["cpu_s"] > 0 for row in found.values())
+    ours, theirs = (read_image(tmp_path / f"{name}.png") for name in ("ours", "theirs"))
+    expected = Codec.from_bundle(threads=1).decode((tmp_path / "ours.ugic").read_bytes())
+    assert np.abs(ours.astype(int) - expected).max() <= 1
+    assert theirs.shape == ours.shape == image.shape
+
+
+def test_a_process_that_fails_is_no_figure() -> None:
+    with pytest.raises(SystemExit, match="exit status 3"):
+        spend([sys.executable, "-c", "raise SystemExit(3)"])
