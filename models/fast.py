@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -43,23 +45,35 @@ class FastConfig:
     preference_rank: int = 16
 
 
+class _Push(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dead: Tensor) -> Tensor:
+        ctx.save_for_backward(dead)
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (dead,) = ctx.saved_tensors
+        return -RevivingReLU.PUSH * gradients[0].abs() * dead, None
+
+
 class RevivingReLU(nn.ReLU):
     """A ReLU whose channels cannot die.
 
-    The networks have no normalisation, and one large step leaves a channel below zero everywhere: it gets no gradient
-    any more, for good. While training, a channel that is zero all over a batch passes a tenth of its gradient on as if
-    it were linear, until it takes part again; the other channels' gradient is the ReLU's, and so is every output.
+    The networks have no normalisation, and steps that are too large leave a channel below zero everywhere: it gets no
+    gradient any more, for good. While training, a channel that is zero all over a batch is pushed up, by a tenth of
+    what its gradient would be in size, until it takes part again. The others' gradient is the ReLU's, and so is every
+    output.
     """
 
-    LEAK = 0.1
+    PUSH = 0.1
 
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
         if self.training:
             dead = x.detach().amax((0, 2, 3)) <= 0
             if dead.any():
-                through = x - x.detach()
-                out = out + through * (self.LEAK * dead.to(x.dtype))[:, None, None]
+                out = out + _Push.apply(x, dead.to(x.dtype)[:, None, None])
         return out
 
 

@@ -146,11 +146,11 @@ def test_a_channel_that_is_zero_all_over_a_batch_still_learns() -> None:
     relu = fast.RevivingReLU()
     x = torch.tensor([[-1.0, -3.0], [2.0, -1.0]]).reshape(1, 2, 2, 1).requires_grad_()
     out = relu.train()(x)
-    out.sum().backward()
+    (-out).sum().backward()
     assert torch.equal(out, torch.relu(x))
     assert x.grad is not None
-    assert x.grad[0, 0].unique().tolist() == [pytest.approx(fast.RevivingReLU.LEAK)]
-    assert x.grad[0, 1].flatten().tolist() == [1.0, 0.0]
+    assert x.grad[0, 0].unique().tolist() == [pytest.approx(-fast.RevivingReLU.PUSH)]  # upwards, whatever the loss
+    assert x.grad[0, 1].flatten().tolist() == [-1.0, 0.0]
     assert torch.equal(relu.eval()(x), torch.relu(x))
 
 
