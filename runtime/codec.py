@@ -201,15 +201,17 @@ class Codec:
         anchor: np.ndarray | None = None,
     ) -> np.ndarray:
         """int32 symbols of a part of `y`, from arrays of the same size; `anchor` with a context."""
-        coded = self._coded_rows()[scale_index]
+        coded = self.bundle.y_tables.coded(scale_index)
         if mean is None:
-            return _quantise(y, coded)
+            return _quantise(np.array(y), coded)
         symbols = _quantise(y - mean, coded)
         if anchor is None:
             return symbols
         # With the symbols of the others at 0, what comes out at the others is their refined mean.
-        refined = self._run("context", symbols=symbols * anchor.astype(np.int32), mean=mean, anchor=anchor)
-        return np.where(anchor > 0, symbols, _quantise(y - refined, coded))
+        symbols *= anchor.astype(np.int32)
+        refined = self._run("context", symbols=symbols, mean=mean, anchor=anchor)
+        np.copyto(symbols, _quantise(y - refined, coded), where=anchor == 0)
+        return symbols
 
     # ---- decode
 
@@ -229,7 +231,7 @@ class Codec:
 
         Raises:
             NotUgicError, VersionError, TruncatedError, CorruptFileError, CodecMismatchError, DesynchronisedError,
-            ConditionError, PartError, BundleError, BackendError: see those types.
+            ConditionError, PartError, BackendError: see those types.
         """
         return self.decode_views(data, [condition], name, device)[0]
 
@@ -445,10 +447,6 @@ class Codec:
         dtype = np.uint8 if shape[1] <= 256 else np.uint16
         return np.repeat(np.arange(shape[1], dtype=dtype), shape[2] * shape[3])
 
-    def _coded_rows(self) -> np.ndarray:
-        """For each row of the scale table whether its symbols are coded at all."""
-        return self.bundle.y_tables.lengths > 0
-
     def _pad(self, image: np.ndarray) -> np.ndarray:
         """Repeats the last row and column up to multiples of the stride."""
         stride = self.bundle.manifest.stride
@@ -477,14 +475,16 @@ def checkerboard(height: int, width: int) -> np.ndarray:
     return ((np.add.outer(np.arange(height), np.arange(width)) + 1) % 2).astype(np.float32)[None, None]
 
 
-def _quantise(residual: np.ndarray, coded: np.ndarray) -> np.ndarray:
-    """int32 symbols of y - mean; 0 where the row is not coded."""
-    if not np.isfinite(residual).all():
-        raise BackendError("g_a gave values that are no numbers; the bundle or the backend is broken")
-    rounded = np.rint(residual)
-    if max(-float(rounded.min()), float(rounded.max())) >= LARGEST_SYMBOL:
-        raise BackendError("g_a gave values beyond 32 bits; the bundle or the backend is broken")
-    return np.where(coded, rounded, 0).astype(np.int32)
+def _quantise(residual: np.ndarray, coded: np.ndarray | None) -> np.ndarray:
+    """int32 symbols of y - mean, which is overwritten; 0 where the row is not coded. None: all are."""
+    np.rint(residual, out=residual)
+    largest = np.maximum(-residual.min(), residual.max())  # no number where one of them is none
+    if not largest < LARGEST_SYMBOL:
+        what = "beyond 32 bits" if np.isfinite(largest) else "that are no numbers"
+        raise BackendError(f"g_a gave values {what}; the bundle or the backend is broken")
+    if coded is not None:
+        residual *= coded
+    return residual.astype(np.int32)
 
 
 def _check_image(image: np.ndarray) -> tuple[int, int]:
