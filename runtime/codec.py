@@ -231,7 +231,7 @@ class Codec:
 
         Raises:
             NotUgicError, VersionError, TruncatedError, CorruptFileError, CodecMismatchError, DesynchronisedError,
-            ConditionError, PartError, BackendError: see those types.
+            ConditionError, PartError, BundleError, BackendError: see those types.
         """
         return self.decode_views(data, [condition], name, device)[0]
 
