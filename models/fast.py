@@ -23,6 +23,7 @@ class FastConfig:
         hyper: channels of `z`, at 1/64 resolution.
         fine, coarse: widths at 1/8 and 1/16 resolution.
         analysis_fine, analysis_coarse, synthesis_coarse, synthesis_fine: residual blocks at each width.
+        synthesis_shared: blocks at 1/8 resolution before the conditioned ones, the same for all views.
         hyper_analysis: width of `h_a`.
         hyper_width: width of `h_s` and of the checkerboard step.
         context_blocks: residual blocks of the checkerboard step.
@@ -37,6 +38,7 @@ class FastConfig:
     analysis_fine: int = 3
     analysis_coarse: int = 2
     synthesis_coarse: int = 3
+    synthesis_shared: int = 0
     synthesis_fine: int = 3
     hyper_analysis: int = 128
     hyper_width: int = 128
@@ -217,6 +219,7 @@ class Synthesis(nn.Module):
             *[Block(c.coarse) for _ in range(c.synthesis_coarse)],
             nn.Conv2d(c.coarse, 4 * c.fine, 1),
             nn.PixelShuffle(2),
+            *[Block(c.fine) for _ in range(c.synthesis_shared)],
         )
         self.blocks: Iterable[ConditionedBlock] = nn.ModuleList(  # type: ignore[assignment]
             ConditionedBlock(c.fine, c.preference_rank) for _ in range(c.synthesis_fine)

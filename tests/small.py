@@ -14,6 +14,7 @@ WIDTHS = {
         "hyper": 4,
         "fine": 8,
         "coarse": 8,
+        "synthesis_shared": 1,
         "hyper_analysis": 8,
         "hyper_width": 8,
         "preference_hidden": 8,
