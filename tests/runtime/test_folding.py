@@ -142,7 +142,7 @@ ALIKE: dict[str, tuple[str, dict[str, list[int]], tuple[int, int]]] = {
     "of another tensor": ("other", {}, (1, 1)),
     "strided": ("x", {"strides": [2, 2]}, (1, 1)),
     "padded": ("x", {"pads": [1, 1, 1, 1]}, (1, 1)),
-    "wider": ("x", {"pads": [1, 1, 1, 1]}, (3, 3)),
+    "wider": ("x", {}, (3, 3)),
 }
 
 
