@@ -20,7 +20,7 @@ def test_fast_stays_within_its_budget() -> None:
 
 
 def test_fast_uses_only_operators_that_quantise_well() -> None:
-    allowed = {"Conv2d", "RevivingReLU", "PixelShuffle", "PixelUnshuffle", "Block", "Sequential", "ModuleList"}
+    allowed = {"Conv2d", "ReLU", "RevivingReLU", "PixelShuffle", "PixelUnshuffle", "Block", "Sequential", "ModuleList"}
     allowed |= {
         "Conditioned",
         "ConditionedBlock",
