@@ -22,6 +22,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.phases import attribute, join
+
 Form = Literal["cpu", "tensorrt"]
 FORMS: tuple[Form, ...] = ("cpu", "tensorrt")
 Array = np.ndarray
@@ -91,7 +93,7 @@ class FloatGraph:
 
     @classmethod
     def parse(cls, data: bytes) -> FloatGraph:
-        """Reads the bytes of an ONNX file."""
+        """Reads the bytes of an ONNX file; transposed convolutions and their norms in the joined form of `phases`."""
         graph = onnx.load_from_string(data).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         nodes = []
@@ -100,6 +102,7 @@ class FloatGraph:
                 constants[node.output[0]] = constants[node.input[0]].astype(np.float32)
             else:
                 nodes.append(node)
+        nodes, constants = join(nodes, constants, {o.name for o in graph.output})
         return cls(nodes, constants, list(graph.input), list(graph.output), graph.name)
 
     @cached_property
@@ -247,10 +250,6 @@ class FloatGraph:
     def pruned(self) -> FloatGraph:
         """Without nodes that no output depends on."""
         return replace(self, nodes=_needed(self.nodes, {o.name for o in self.outputs}))
-
-
-def attribute(node: onnx.NodeProto, name: str) -> Any:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
 
 
 def _model(

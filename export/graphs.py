@@ -17,6 +17,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from calibration.phases import rewrite, split
 from export.source import GraphSource
 from runtime.backends.onnxruntime import OnnxRuntime
 
@@ -113,6 +114,7 @@ def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         del value.metadata_props[:]
         value.doc_string = ""
     del model.functions[:]
+    rewrite(model, split)
     store_halves(model)
     onnx.checker.check_model(model)
     return model

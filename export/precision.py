@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.phases import join, rewrite
+
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST_WEIGHT = 2.0**15  # half of what fp16 holds
 
@@ -27,7 +29,10 @@ _HALVES = (_ELEMENTWISE - {"Cast", "Round"}) | {
 
 
 def fold_stored_halves(model: onnx.ModelProto) -> None:
-    """Turns weights that are stored as fp16 behind a Cast into plain fp32 weights, in place."""
+    """Turns weights that are stored as fp16 behind a Cast into plain fp32 weights, in place.
+
+    Transposed convolutions take their joined form again: one large convolution is what GPUs want.
+    """
     weights = {w.name: w for w in model.graph.initializer}
     kept = []
     for node in model.graph.node:
@@ -38,6 +43,7 @@ def fold_stored_halves(model: onnx.ModelProto) -> None:
         source.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(source).astype(np.float32), node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(kept)
+    rewrite(model, join)
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,0 +1,104 @@
+"""Both forms of a transposed convolution hold the same weights and give the same picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calibration.int8_graph import FloatGraph
+from calibration.phases import LEAST_CHANNELS, phase_weights
+from export.graphs import export_graph
+from export.lowering import lower
+from export.source import GraphSource
+from models.entropy import gdn
+from runtime.backends.onnxruntime import OnnxRuntime
+
+WIDTH = LEAST_CHANNELS
+
+
+class Chain(nn.Module):
+    """Two transposed convolutions, with a GDN or an activation between them, and a small one that stays whole."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        sizes = [(3, WIDTH), (WIDTH, WIDTH), (WIDTH, 3)]
+        ups = [nn.ConvTranspose2d(a, b, 5, 2, padding=2, output_padding=1) for a, b in sizes]
+        self.original = nn.Sequential(ups[0], between, ups[1], nn.ReLU(), ups[2])
+        self.lowered = lower(self.original)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lowered(x)
+
+
+def exported(between: nn.Module) -> tuple[Chain, onnx.ModelProto]:
+    chain = Chain(between).eval()
+    source = GraphSource(
+        chain, ("x",), ("y",), lambda h, w, n: (torch.randn(n, 3, h, w),), ({0: "n", 2: "h", 3: "w"},), 1.0
+    )
+    return chain, export_graph("g_s", source)
+
+
+def norm(inverse: bool) -> nn.Module:
+    torch.manual_seed(1)
+    module = gdn(WIDTH, inverse)
+    module.beta.data.uniform_(0.5, 2)
+    module.gamma.data.uniform_(0, 0.5)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("between", "kinds"),
+    [
+        (norm(True), {"MatMul": 1, "DepthToSpace": 1, "Conv": 9}),
+        (norm(False), {"MatMul": 1, "Div": 1, "DepthToSpace": 1, "Conv": 9}),
+        (nn.LeakyReLU(), {"MatMul": 0, "DepthToSpace": 1, "Conv": 9}),
+    ],
+)
+def test_split_graphs_give_the_same_picture_and_join_again(between: nn.Module, kinds: dict[str, int]) -> None:
+    chain, model = exported(between)
+    for kind, count in kinds.items():
+        assert sum(n.op_type == kind for n in model.graph.node) == count, kind
+    joined = FloatGraph.parse(model.SerializeToString())
+    assert not {n.op_type for n in joined.nodes} & {"MatMul", "Concat", "Transpose", "Reshape"}
+    for height, width, batch in ((1, 1, 1), (3, 5, 2)):
+        x = torch.randn(batch, 3, height, width)
+        expected = chain.original(x).detach().numpy()
+        for data in (model.SerializeToString(), joined.model()):
+            for level in ("all", "disable"):
+                found = OnnxRuntime(threads=1, level=level).load(data, "g_s")({"x": x.numpy()})[0]
+                np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_joined_graphs_hold_every_weight_to_the_last_bit() -> None:
+    chain, model = exported(norm(True))
+    joined = FloatGraph.parse(model.SerializeToString())
+    convs = [joined.parameters(layer) for layer in joined.layers if layer.kind == "conv"]
+    modules = [m for m in chain.lowered.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convs) == len(modules) == 4
+    for (weight, bias), module in zip(convs, modules, strict=True):
+        np.testing.assert_array_equal(weight, module.weight.detach().numpy())
+        np.testing.assert_array_equal(bias, module.bias.detach().numpy())  # type: ignore[union-attr]
+
+
+def test_other_pixel_shuffles_stay_as_they_are() -> None:
+    weight = np.random.default_rng(0).normal(size=(4 * WIDTH, 2, 3, 3))
+    assert phase_weights(weight) is None
+    weight.reshape(WIDTH, 4, 2, 3, 3)[:, 2:, :, 0] = 0
+    weight.reshape(WIDTH, 4, 2, 3, 3)[:, 1::2, :, :, 0] = 0
+    kernels = phase_weights(weight)
+    assert kernels is not None and sum(k[0, 0].size for k in kernels) == 25
+    assert phase_weights(weight[: 4 * WIDTH - 4]) is None
+
+
+def test_a_split_graph_with_another_order_of_phases_is_not_joined() -> None:
+    _, model = exported(nn.ReLU())
+    graph = FloatGraph.parse(model.SerializeToString())
+    assert all(n.op_type != "Concat" for n in graph.nodes)
+    first = next(n for n in model.graph.node if n.op_type == "Concat")
+    first.input[0], first.input[1] = first.input[1], first.input[0]
+    assert any(n.op_type == "Concat" for n in replace(FloatGraph.parse(model.SerializeToString())).nodes)
