@@ -42,6 +42,7 @@ __all__ = ["Codec", "find_bundle"]
 
 SYMBOLS_A_SUBSTREAM = 65536
 LARGEST_SYMBOL = 2**31 - 1
+LARGEST_BATCH = 8e6  # pixels, on a GPU
 VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition
 DEFAULT_QUALITY = 4
 STAGES = {"g_s_trunk": "g_s", "condition": "g_s", "h_s_mean": "context"}  # graphs whose time counts as another's
@@ -141,17 +142,21 @@ class Codec:
             PartError: a bundle of the decoder only.
         """
         self.timings = {}
-        z, symbols, scale_index, quality = self._analyse(image, quality)
+        check_image(image)
+        z, symbols, scale_index, quality = self._analyse([image], quality)
         with self._stage("entropy"):
             height, width = image.shape[:2]
             return self._pack(z, symbols, scale_index, quality, width, height)
 
-    def _analyse(self, image: np.ndarray, quality: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """`z`, the symbols, their table rows, and the quality that was meant."""
+    def _analyse(
+        self, images: Sequence[np.ndarray], quality: int | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """`z`, the symbols, their table rows of images that are of one size once padded, and the quality meant."""
         quality = min(DEFAULT_QUALITY, self.qualities) if quality is None else quality
         self._check_quality(quality)
-        _check_image(image)
-        y = self._run("g_a", image=self._pad(image)[None], gain=self.bundle.gain[quality - 1 : quality])
+        padded = [self._pad(image)[None] for image in images]
+        batch = np.concatenate(padded) if len(padded) > 1 else padded[0]
+        y = self._run("g_a", image=batch, gain=self.bundle.gain[quality - 1 : quality])
         z = self._hyper_latents(y)
         return z, *self._symbols(y, z), quality
 
@@ -169,9 +174,9 @@ class Codec:
         return bitstream.pack(Bitstream(self.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
 
     def _hyper_latents(self, y: np.ndarray) -> np.ndarray:
-        """int32 (1, Nz, H/64, W/64) `z`; of no channels, at the resolution of `y`, without a hyperprior."""
+        """int32 (n, Nz, H/64, W/64) `z`; of no channels, at the resolution of `y`, without a hyperprior."""
         if not self.bundle.manifest.hyper_channels:
-            return np.zeros((1, 0, *y.shape[2:]), np.int32)
+            return np.zeros((y.shape[0], 0, *y.shape[2:]), np.int32)
         return self._round_z(self._run("h_a", y=y))
 
     def _round_z(self, z: np.ndarray) -> np.ndarray:
@@ -181,7 +186,7 @@ class Codec:
         return np.clip(np.rint(z), -limit, limit).astype(np.int32)
 
     def _symbols(self, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 symbols, uint8 or uint16 table rows) of `y`, each (1, M, H/16, W/16)."""
+        """(int32 symbols, uint8 or uint16 table rows) of `y`, each (n, M, H/16, W/16)."""
         scale_index, mean = self._scales_and_means(z)
         arrays = {"y": y, "scale_index": scale_index}
         if mean is not None:
@@ -247,7 +252,7 @@ class Codec:
         self._check_device(device)
         vectors = [self._condition(c) for c in conditions]
         stream = self._parse(data, name)
-        return self._views(self._latents(stream, name), stream, vectors, device)
+        return self._views(self._latents(stream, name), [stream], vectors, device)[0]
 
     def _parse(self, data: bytes, name: str) -> Bitstream:
         """The bitstream of a file that this codec can decode."""
@@ -302,20 +307,21 @@ class Codec:
         return z
 
     def _views(
-        self, y_hat: np.ndarray, stream: Bitstream, vectors: list[np.ndarray | None], device: str | None
-    ) -> list[np.ndarray]:
-        """The images of a file's `y_hat`, one for each condition's vectors, cropped."""
-        views = []
-        for view in self._synthesise(y_hat, stream.quality, vectors):
-            cropped = view[: stream.height, : stream.width]
-            if tuple(cropped.shape) != (stream.height, stream.width, 3):
-                raise BackendError("g_s gave a picture of another size; the bundle is broken: export it again")
-            # What a GPU's graph returns is overwritten by its next run.
-            views.append(np.asarray(cropped) if device is None else cropped.keep())  # type: ignore[attr-defined]
-        return views
+        self, y_hat: np.ndarray, streams: Sequence[Bitstream], vectors: list[np.ndarray | None], device: str | None
+    ) -> list[list[np.ndarray]]:
+        """For each file of a `y_hat` of one quality the images, one for each condition's vectors, cropped."""
+        found: list[list[np.ndarray]] = [[] for _ in streams]
+        for pictures in self._synthesise(y_hat, streams[0].quality, vectors):
+            for i, stream in enumerate(streams):
+                cropped = pictures[i, : stream.height, : stream.width]
+                if tuple(cropped.shape) != (stream.height, stream.width, 3):
+                    raise BackendError("g_s gave a picture of another size; the bundle is broken: export it again")
+                # What a GPU's graph returns is overwritten by its next run.
+                found[i].append(np.asarray(cropped) if device is None else cropped.keep())  # type: ignore[attr-defined]
+        return found
 
     def _reconstruct(self, symbols: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
-        """(1, M, H/16, W/16) float32 `y_hat`."""
+        """(n, M, H/16, W/16) float32 `y_hat`."""
         if mean is None:
             return symbols.astype(np.float32)
         if not self.bundle.manifest.context:
@@ -323,19 +329,26 @@ class Codec:
         return self._run("context", symbols=symbols, mean=mean, anchor=checkerboard(*symbols.shape[2:]))
 
     def _synthesise(self, y_hat: np.ndarray, quality: int, vectors: list[np.ndarray | None]) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8, padded, for each condition's vectors."""
+        """(n, H, W, 3) uint8, padded, for each condition's vectors."""
         inverse_gain = self.bundle.inverse_gain[quality - 1 : quality]
         trunk = "g_s_trunk" in self.bundle.manifest.graphs
         if self._tiler is not None and not self._tiler.whole("g_s", *y_hat.shape[2:]):
             conditions = [{} if vector is None else {"condition": vector} for vector in vectors]
-            yield from self._tiler.synthesise(y_hat, inverse_gain, conditions, trunk)
+            for picture in self._tiler.synthesise(y_hat, inverse_gain, conditions, trunk):
+                yield picture[None]
             return
         shared = {"y_hat": y_hat, "inverse_gain": inverse_gain}
         if trunk:
             shared = {"features": self._run("g_s_trunk", **shared)}
         for vector in vectors:
-            inputs = shared if vector is None else {**shared, "condition": vector}
-            yield self._run("g_s", **inputs)[0]
+            if vector is not None and self._tiler is None and y_hat.shape[0] > 1:
+                vector = np.repeat(vector, y_hat.shape[0], 0)
+            yield self._run("g_s", **(shared if vector is None else {**shared, "condition": vector}))
+
+    def _images_at_once(self, height: int, width: int) -> int:
+        """How many images of a size, in pixels, take no more memory together than one large one does."""
+        most = LARGEST_BATCH if self._tiler is None else self._tiler.pixels
+        return max(1, int(most // (height * width)))
 
     # ---- many
 
@@ -447,13 +460,17 @@ class Codec:
         dtype = np.uint8 if shape[1] <= 256 else np.uint16
         return np.repeat(np.arange(shape[1], dtype=dtype), shape[2] * shape[3])
 
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image is coded at: multiples of the stride."""
+        stride = self.bundle.manifest.stride
+        return height + -height % stride, width + -width % stride
+
     def _pad(self, image: np.ndarray) -> np.ndarray:
         """Repeats the last row and column up to multiples of the stride."""
-        stride = self.bundle.manifest.stride
-        below, right = (-n % stride for n in image.shape[:2])
-        if not below and not right:
+        height, width = self._padded(*image.shape[:2])
+        if (height, width) == image.shape[:2]:
             return np.ascontiguousarray(image)
-        return np.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
+        return np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
 
     def _check_quality(self, quality: int) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:
@@ -487,7 +504,8 @@ def _quantise(residual: np.ndarray, coded: np.ndarray | None) -> np.ndarray:
     return residual.astype(np.int32)
 
 
-def _check_image(image: np.ndarray) -> tuple[int, int]:
+def check_image(image: np.ndarray) -> tuple[int, int]:
+    """The height and width of an image. Raises ImageError: not one that can be encoded."""
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
         raise ImageError(f"an image must be an (H, W, 3) uint8 array; this is {found}")

@@ -48,7 +48,7 @@ def factorised_runner(channels: int) -> Run:
     rows = np.arange(channels, dtype=np.uint16)[:, None, None]
 
     def runner(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return np.broadcast_to(rows, (1, channels, *z.shape[2:])), None
+        return np.broadcast_to(rows, (z.shape[0], channels, *z.shape[2:])), None
 
     return runner
 

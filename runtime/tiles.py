@@ -282,6 +282,11 @@ class Tiler:
         kmac = kmac if isinstance(kmac, int | float) and 0 < kmac < 1e9 else UNKNOWN_KMAC
         return min(self.work / (1000 * kmac), LARGEST_TILE) / grid.unit**2
 
+    @property
+    def pixels(self) -> float:
+        """How many run in one piece, whatever the graph."""
+        return min(self._area(grid) * grid.unit**2 for grid in self._grids.values())
+
     def whole(self, graph: str, height: int, width: int) -> bool:
         """Whether a graph runs on so many units in one piece."""
         return self._fits(self._grids[graph], height, width)

@@ -154,6 +154,16 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._device.copy(memory.pointer, self.pointer, rows, width, width, pitch)
         return DeviceArray(self._device, memory, self.shape, self.dtype)
 
+    @staticmethod
+    def concatenated(arrays: Sequence[DeviceArray]) -> DeviceArray:
+        """Contiguous arrays of one shape and type after one another along the first axis, in memory of their own."""
+        first = arrays[0]
+        memory = first._device.allocate(max(1, len(arrays) * first.nbytes))
+        for i, array in enumerate(arrays):
+            rows, width, pitch = array.rows()
+            first._device.copy(memory.pointer + i * first.nbytes, array.pointer, rows, width, width, pitch)
+        return DeviceArray(first._device, memory, (len(arrays) * len(first), *first.shape[1:]), first.dtype)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self._host is None:
             rows, width, pitch = self.rows()

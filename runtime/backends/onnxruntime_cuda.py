@@ -43,6 +43,8 @@ class OnnxRuntimeCuda:
         BackendError: ONNX Runtime, its CUDA provider, a library of CUDA or a GPU is missing; the message says which.
     """
 
+    images_at_once = 8  # of many files; a CPU gains nothing by more than one, and engines are built for one
+
     def __init__(self, graphs: DeviceGraphs | None = None, capture: bool = True, tf32: bool = False) -> None:
         self._library = _library()
         self.device: CudaDevice = open_device()

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from multiprocessing import shared_memory
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import Codec
+from runtime import Codec, pipeline
 from runtime.errors import (
+    BackendError,
     ConditionError,
     CorruptFileError,
     ImageError,
@@ -81,6 +83,99 @@ def test_encodes_as_one_by_one(codec: Codec, photograph: np.ndarray, tmp_path: P
     for i, image in ((0, images[0]), (1, photograph[:80, :90]), (4, photograph)):
         expected = codec.encode(image, quality=3)
         assert outcomes[i].value == (len(expected), expected)
+
+
+class Recorded:
+    """A codec's own networks, with the size of each batch; the first run waits until all files do."""
+
+    def __init__(self, codec: Codec, patch: pytest.MonkeyPatch, files: int) -> None:
+        self.sizes: list[int] = []
+        lines: list[pipeline._Line] = []
+        prepare, run = pipeline._Line.__init__, codec._run_whole
+
+        def made(line: pipeline._Line, *arguments: Any) -> None:
+            prepare(line, *arguments)
+            lines.append(line)
+
+        def recorded(graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+            if graph == "condition":
+                return run(graph, inputs)
+            size = max(array.shape[0] for array in inputs.values())
+            deadline = time.monotonic() + 30
+            while not self.sizes and size + len(lines[0]._requests) < files and time.monotonic() < deadline:
+                time.sleep(0.005)
+            self.sizes.append(size)
+            if any(name == "image" and (array == 77).all((1, 2, 3)).any() for name, array in inputs.items()):
+                raise BackendError("this picture is all 77")
+            return run(graph, inputs)
+
+        patch.setattr(pipeline._Line, "__init__", made)
+        patch.setattr(codec, "_run_whole", recorded)
+        if codec._tiler is not None:
+            patch.setattr(codec._tiler, "_run", recorded)
+
+
+def backend_of(kind: str, codec: Codec) -> Any:
+    return codec.backend if kind == "onnxruntime" else HostBackend()
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "device"])
+def test_files_of_one_size_are_decoded_together(
+    codec: Codec, files: list[Path], photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    other = Codec(codec.bundle, backend_of(kind, codec))
+    alike = [codec.encode(np.roll(photograph, 8 * i, 1)[:100, : 150 - i], quality=5) for i in range(9)]
+    sources = [*alike[:4], files[0], photographed(codec, files[1], 2), *alike[4:]]
+    expected = [other.decode_views(source if isinstance(source, bytes) else source.read_bytes(), ["machine", 0.5])
+                for source in sources]  # fmt: skip
+    recorded = Recorded(other, monkeypatch, len(sources))
+    outcomes = list(other.decode_many(sources, conditions=["machine", 0.5], workers=0, ahead=11, batch=3))
+    assert set(recorded.sizes) == {1, 3}
+    for views, outcome in zip(expected, outcomes, strict=True):
+        assert outcome.error is None
+        for a, b in zip(views, outcome.value, strict=True):
+            difference = np.abs(a.astype(int) - b)
+            assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "device"])
+def test_images_of_one_size_are_encoded_together_and_only_the_bad_one_fails(
+    codec: Codec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    other = Codec(codec.bundle, backend_of(kind, codec))
+    images = [np.roll(photograph, 8 * i, 1)[: 100 + i, :150] for i in range(8)]
+    images[5] = np.full_like(images[5], 77)
+    recorded = Recorded(other, monkeypatch, len(images))
+    outcomes = list(other.encode_many(images, quality=4, workers=0, ahead=8, batch=4))
+    assert set(recorded.sizes) == {1, 4}
+    for i, (image, outcome) in enumerate(zip(images, outcomes, strict=True)):
+        if i == 5:
+            assert str(outcome.error) == "this picture is all 77"
+            continue
+        assert outcome.error is None
+        alone = codec.encode(image, 4)
+        assert abs(len(outcome.value) - len(alone)) < 0.01 * len(alone)
+        assert (codec.decode(outcome.value) != codec.decode(alone)).mean() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["onnxruntime", "device"])
+def test_scale_indexes_and_means_do_not_depend_on_the_batch(codec: Codec, kind: str) -> None:
+    other = Codec(codec.bundle, backend_of(kind, codec))
+    rng = np.random.default_rng(7)
+    shape = (1, codec.bundle.manifest.hyper_channels, 3, 5)
+    files = [np.rint(rng.normal(0, 4, shape)).astype(np.int32) for _ in range(4)]
+    for z, (rows, mean) in zip(files, pipeline._scales(other, files), strict=True):
+        expected_rows, expected_mean = codec._scales_and_means(z)
+        assert np.array_equal(rows, expected_rows)
+        assert np.array_equal(np.asarray(mean), np.asarray(expected_mean))
+
+
+def test_a_batch_takes_no_more_than_a_large_image(codec: Codec) -> None:
+    for height, width in ((64, 64), (512, 768), (2048, 2048)):
+        count = codec._images_at_once(height, width)
+        assert codec._tiler is not None
+        assert count == 1 or count * height * width <= codec._tiler.pixels
+    assert codec._images_at_once(64, 64) > 100
 
 
 def test_a_worker_that_dies_costs_the_file_that_it_had(codec: Codec, files: list[Path]) -> None:
@@ -153,6 +248,7 @@ def test_what_no_file_could_change_is_refused_at_once(codec: Codec) -> None:
         codec.decode_many([], conditions=["robot"])
     with pytest.raises(QualityError):
         codec.encode_many([], quality=99)
-    with pytest.raises(UsageError, match="at least 0"):
-        codec.decode_many([], workers=-1)
+    for wrong in ({"workers": -1}, {"ahead": 0}, {"batch": 0}):
+        with pytest.raises(UsageError, match="at least 0"):
+            codec.decode_many([], **wrong)
     assert list(codec.decode_many([], workers=0)) == []
