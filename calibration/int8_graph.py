@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.phases import attribute, join
+from calibration.phases import FIRST, PHASES, attribute, interleave, join, pads, phase_weights
 
 Form = Literal["cpu", "tensorrt"]
 FORMS: tuple[Form, ...] = ("cpu", "tensorrt")
@@ -302,6 +302,7 @@ class Quantiser:
         self._integers: dict[str, str] = {}  # tensor → its integers
         self._restored: dict[str, str] = {}  # tensor → its integers as floats
         self._phase_first: dict[str, int] = {}  # bytes whose channels `_shuffle` expects → how many they are
+        self._phase_parts: dict[str, list[str]] = {}  # bytes that `_shuffle` makes of four phases → the phases
         self._born = {i.name for i in self.graph.inputs} & self.byte_tensors  # tensors that exist as integers only
         self._integers.update({name: name for name in self._born})
         chosen = [layer for layer in self.graph.layers if layer.name in quantised]
@@ -329,6 +330,11 @@ class Quantiser:
     def _layer(self, layer: Layer) -> set[str]:
         """Writes a layer; the outputs of the nodes after it that it has made superfluous."""
         sources = [self._restore(name) for name in layer.inputs]
+        image = self.graph.image_out(layer.output) if self.form == "cpu" else None
+        phased = image is None and self._shuffled_side(layer) == 2 and not layer.relu
+        if phased and (kernels := phase_weights(self.weights[layer.name][0])) is not None:
+            self._phases(layer, sources[0], kernels)
+            return set()
         if layer.kind == "conv":
             sources += self._parameters(layer)
         folded = [n for n in layer.nodes[1:] if self.form == "tensorrt" or n.op_type != "Add"]
@@ -343,7 +349,7 @@ class Quantiser:
                     node.input[i] = before
             self._nodes.append(node)
         node.output[0] = f"{layer.output}/float"
-        if self.form == "cpu" and (image := self.graph.image_out(layer.output)) is not None:
+        if image is not None:
             chain, step = image
             current = self._quantise(layer.output, node.output[0], step)
             self._mark(layer, current)
@@ -355,6 +361,23 @@ class Quantiser:
         self._bear(layer.output, None, node.output[0])
         self._mark(layer, self._integers[layer.output])
         return set()
+
+    def _phases(self, layer: Layer, source: str, kernels: list[Array]) -> None:
+        """A convolution whose phases have fewer taps than it: one a phase, all quantised alike."""
+        _, scales, bias = self.weights[layer.name]
+        parts = []
+        for i, (phase, kernel) in enumerate(zip(PHASES, kernels, strict=True)):
+            name = f"{layer.name}/phase{phase[0]}{phase[1]}"
+            units = (scales[i::4].astype(np.float64) * self._step(layer.inputs[0]).scale).astype(np.float32)
+            parameters = [
+                self._constant(f"{name}/weight", kernel, scales[i::4]),
+                self._constant(f"{name}/bias", np.rint(bias[i::4] / units).astype(np.int32), units),
+            ]
+            values = self._emit("Conv", f"{name}/float", [source, *parameters], pads=pads(*phase))
+            parts.append(self._quantise(layer.output, values, self._step(layer.output), f"{name}/bytes"))
+        self._integers[layer.output] = together = f"{layer.output}/bytes"
+        self._phase_parts[together] = parts
+        self._born.add(layer.output)
 
     def _mark(self, layer: Layer, integers: str) -> None:
         if self._shuffled_side(layer):
@@ -394,6 +417,13 @@ class Quantiser:
         return self._emit("QuantizeLinear", name or f"{tensor}/bytes", [source, *constants])
 
     def _move(self, layout: onnx.NodeProto, source: str, name: str) -> str:
+        if source in self._phase_parts:
+            parts = self._phase_parts[source]
+            channels = len(self._constants[f"{parts[0].removesuffix('/bytes')}/bias/integers"])
+            nodes, constants = interleave(parts, f"{name}/last", channels)
+            self._nodes += nodes
+            self._constants |= constants
+            return self._emit("Transpose", name, [f"{name}/last"], perm=FIRST)
         if source in self._phase_first:
             return self._shuffle(layout, source, name)
         moved = self._emit(layout.op_type, name, [source, *layout.input[1:]])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from calibration.int8_graph import FloatGraph
+from calibration import int8_graph
+from calibration.int8_graph import FloatGraph, Quantiser
+from calibration.int8_ranges import best_step, collect, quantise_weights
+from calibration.int8_search import _tensors
 from calibration.phases import LEAST_CHANNELS, phase_weights
 from export.graphs import export_graph
 from export.lowering import lower
@@ -101,4 +102,27 @@ def test_a_split_graph_with_another_order_of_phases_is_not_joined() -> None:
     assert all(n.op_type != "Concat" for n in graph.nodes)
     first = next(n for n in model.graph.node if n.op_type == "Concat")
     first.input[0], first.input[1] = first.input[1], first.input[0]
-    assert any(n.op_type == "Concat" for n in replace(FloatGraph.parse(model.SerializeToString())).nodes)
+    assert any(n.op_type == "Concat" for n in FloatGraph.parse(model.SerializeToString()).nodes)
+
+
+def test_quantised_phases_are_the_same_integers_as_one_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model = exported(norm(True))
+    graph = FloatGraph.parse(model.SerializeToString())
+    x = np.random.default_rng(3).normal(size=(1, 3, 5, 7)).astype(np.float32)
+    backend = OnnxRuntime(threads=1)
+    samples = collect(graph, _tensors(graph), [{"x": x}], backend)
+    steps = {name: best_step(sample, "cpu") for name, sample in samples.items()}
+    weights = {
+        layer.name: quantise_weights(graph, layer, samples[layer.inputs[0]].mean, 8)
+        for layer in graph.layers
+        if layer.kind == "conv"
+    }
+    everything = {layer.name for layer in graph.layers}
+    split = Quantiser(graph, steps, weights).write(everything)
+    monkeypatch.setattr(int8_graph, "phase_weights", lambda weight: None)
+    whole = Quantiser(graph, steps, weights).write(everything)
+    counts = [sum(n.op_type == "Conv" for n in onnx.load_from_string(m).graph.node) for m in (split, whole)]
+    assert counts == [10, 4]
+    for level in ("all", "disable"):
+        a, b = (OnnxRuntime(threads=1, level=level).load(m, "g_s")({"x": x})[0] for m in (split, whole))
+        np.testing.assert_array_equal(a, b)
