@@ -39,6 +39,14 @@ def test_a_changed_or_missing_file_is_named(copy: Path, name: str) -> None:
         Bundle.open(copy)
 
 
+def test_a_view_with_a_graph_of_its_own_is_ignored(copy: Path) -> None:
+    edit(copy, lambda v: v["graphs"].update({"g_s.human": v["graphs"]["g_s_trunk"]}))
+    opened = Bundle.open(copy)
+    assert not any("." in name for name in opened.manifest.graphs)
+    codec = Codec(opened, open_backend("onnxruntime", threads=1))
+    assert codec.decode(codec.encode(np.zeros((8, 8, 3), np.uint8)), "human").shape == (8, 8, 3)
+
+
 def test_another_format_is_a_version_error(copy: Path) -> None:
     edit(copy, lambda v: v.update(format=2))
     with pytest.raises(VersionError, match="bundle format 2"):
