@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ STAGES = {
     "decode": "the bytes of a .ugic file to pixels, one view",
     "both views": "the bytes to the human and the machine view",
 }
+PER_MEGAPIXEL = ("{} ms/MP", "{} CPU ms/MP", "first {} ms/MP")
+VERBS = ("encode", "decode")
 SCALING = (0.1, 0.4, 1.0, 2.0, 6.0, 12.0, 24.0)  # megapixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
 
@@ -149,7 +152,7 @@ def coder(tables: Tables, latents: Sequence[tuple[np.ndarray, np.ndarray]], repe
 
 def latents(codec: Any, image: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
     """(symbols, rows) of `y` of an image."""
-    y = codec._run("g_a", image=codec._pad(image)[None], gain=codec.bundle.gain[quality - 1 : quality])
+    y = codec._run("g_a", image=codec._pad([image]), gain=codec.bundle.gain[quality - 1 : quality])
     symbols, rows = codec._symbols(y, codec._hyper_latents(y))
     return symbols.ravel(), rows.ravel()
 
@@ -163,7 +166,11 @@ def peak_megabytes() -> float:
 def one_size(
     bundle: Path | None, megapixels: float, quality: int, threads: int | None, repeat: int
 ) -> dict[str, float]:
-    """Milliseconds a megapixel and memory at one size, in a process of its own: peaks never go down."""
+    """Milliseconds a megapixel and memory at one size, in a process of its own: peaks never go down.
+
+    The first run, which takes its memory from the system, stands apart from the median of the others. CPU milliseconds,
+    of all threads, tell on a busy machine what a calm one would take.
+    """
     from runtime.codec import Codec
 
     width = max(1, round((megapixels * 1.5e6) ** 0.5))
@@ -171,16 +178,25 @@ def one_size(
     codec = Codec.from_bundle(bundle, threads=threads)
     codec.decode(codec.encode(generated_image(64, 64), quality))
     base = peak_megabytes()
+    exactly = image.shape[0] * image.shape[1] / 1e6
     spent = []
-    for _ in range(max(2, min(repeat, int(8 / megapixels)))):
+    for _ in range(1 + max(3, min(repeat, int(8 / megapixels)))):
+        clock = [time.process_time()]
         encode, data = _milliseconds(codec.encode, image, quality)
+        clock.append(time.process_time())
         decode, _ = _milliseconds(codec.decode, data)
-        spent.append((encode, decode))
-    best = np.median(spent, 0) / (image.shape[0] * image.shape[1] / 1e6)
+        clock.append(time.process_time())
+        spent.append((encode, decode, *(1e3 * np.diff(clock))))
+    each = np.array(spent) / exactly
+    later = np.median(each[1:], 0)
     return {
-        "megapixels": image.shape[0] * image.shape[1] / 1e6,
-        "encode ms/MP": float(best[0]),
-        "decode ms/MP": float(best[1]),
+        "megapixels": exactly,
+        "encode ms/MP": float(later[0]),
+        "decode ms/MP": float(later[1]),
+        "encode CPU ms/MP": float(later[2]),
+        "decode CPU ms/MP": float(later[3]),
+        "first encode ms/MP": float(each[0, 0]),
+        "first decode ms/MP": float(each[0, 1]),
         "peak MB": peak_megabytes(),
         "before MB": base,
     }
@@ -258,10 +274,9 @@ def _benchmark(options: argparse.Namespace) -> int:
     found["latency ms"] = {name: asdict(latency) for name, latency in latencies.items()}
     each = found["megapixels"] / len(images)
     found["throughput"] = {
-        verb: {"images/s": 1e3 / latencies[verb].mean, "MP/s": each * 1e3 / latencies[verb].mean}
-        for verb in ("encode", "decode")
+        verb: {"images/s": 1e3 / latencies[verb].mean, "MP/s": each * 1e3 / latencies[verb].mean} for verb in VERBS
     }
-    for verb in ("encode", "decode"):
+    for verb in VERBS:
         found[f"entropy / {verb}"] = latencies[f"entropy ({verb})"].p50 / latencies[verb].p50
     if "both views" in latencies:
         found["both views / one"] = latencies["both views"].p50 / latencies["decode"].p50
@@ -319,7 +334,7 @@ def _text(found: dict[str, Any]) -> str:
         console.print(table)
         for verb, x in found["throughput"].items():
             console.print(f"{verb}: {x['images/s']:.1f} images/s, {x['MP/s']:.2f} MP/s, one after the other")
-        shares = ", ".join(f"{found[f'entropy / {verb}']:.1%} of {verb}" for verb in ("encode", "decode"))
+        shares = ", ".join(f"{found[f'entropy / {verb}']:.1%} of {verb}" for verb in VERBS)
         console.print(f"the entropy coder takes {shares}")
         if "both views / one" in found:
             console.print(f"both views take {found['both views / one']:.2f} of the time of one")
@@ -330,13 +345,15 @@ def _text(found: dict[str, Any]) -> str:
             )
         console.print(f"peak memory of this process: {found['peak MB']:.0f} MB, Python and libraries included")
         if "scaling" in found:
-            table = Table("megapixels", "encode ms/MP", "decode ms/MP", "peak MB", "of it before the image's coding")
+            table = Table("MP", "encode ms/MP", "CPU", "first", "decode ms/MP", "CPU", "first", "peak MB", "before")
             for row in found["scaling"]:
-                table.add_row(
-                    f"{row['megapixels']:.1f}", f"{row['encode ms/MP']:.1f}", f"{row['decode ms/MP']:.1f}",
-                    f"{row['peak MB']:.0f}", f"{row['before MB']:.0f}",
-                )  # fmt: skip
+                times = (f"{row[key.format(verb)]:.1f}" for verb in VERBS for key in PER_MEGAPIXEL)
+                table.add_row(f"{row['megapixels']:.1f}", *times, f"{row['peak MB']:.0f}", f"{row['before MB']:.0f}")
             console.print(table)
+            large = [row for row in found["scaling"] if row["megapixels"] > 0.3]
+            for verb, key in product(VERBS, PER_MEGAPIXEL[:2]):
+                each = [row[key.format(verb)] for row in large]
+                console.print(f"{key.format(verb)}, 0.4 to 24 MP: slowest size {max(each) / min(each):.2f} of fastest")
         for n, rate in found.get("workers", {}).items():
             console.print(f"{n} process(es) of one thread: {rate:.2f} images decoded a second")
     return captured.get()

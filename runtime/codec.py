@@ -154,9 +154,7 @@ class Codec:
         """`z`, the symbols, their table rows of images that are of one size once padded, and the quality meant."""
         quality = min(DEFAULT_QUALITY, self.qualities) if quality is None else quality
         self._check_quality(quality)
-        padded = [self._pad(image)[None] for image in images]
-        batch = np.concatenate(padded) if len(padded) > 1 else padded[0]
-        y = self._run("g_a", image=batch, gain=self.bundle.gain[quality - 1 : quality])
+        y = self._run("g_a", image=self._pad(images), gain=self.bundle.gain[quality - 1 : quality])
         z = self._hyper_latents(y)
         return z, *self._symbols(y, z), quality
 
@@ -465,12 +463,18 @@ class Codec:
         stride = self.bundle.manifest.stride
         return height + -height % stride, width + -width % stride
 
-    def _pad(self, image: np.ndarray) -> np.ndarray:
-        """Repeats the last row and column up to multiples of the stride."""
-        height, width = self._padded(*image.shape[:2])
-        if (height, width) == image.shape[:2]:
-            return np.ascontiguousarray(image)
-        return np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
+    def _pad(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, H, W, 3): each repeats its last row and column up to multiples of the stride."""
+        size = self._padded(*images[0].shape[:2])
+        if len(images) == 1 and images[0].shape[:2] == size:
+            return np.ascontiguousarray(images[0])[None]
+        padded = np.empty((len(images), *size, 3), np.uint8)
+        for image, whole in zip(images, padded, strict=True):
+            height, width = image.shape[:2]
+            whole[:height, :width] = image
+            whole[:height, width:] = image[:, -1:]
+            whole[height:] = whole[height - 1]
+        return padded
 
     def _check_quality(self, quality: int) -> None:
         if isinstance(quality, bool) or not isinstance(quality, int | np.integer) or not 1 <= quality <= self.qualities:

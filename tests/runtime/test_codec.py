@@ -48,7 +48,7 @@ def test_any_size_comes_back(codec: Codec, size: tuple[int, int]) -> None:
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 8), st.integers(0, 99))
 def test_decoded_symbols_are_the_encoded_ones(codec: Codec, height: int, width: int, quality: int, seed: int) -> None:
     image = noise(height, width, seed)
-    y = codec._run("g_a", image=codec._pad(image)[None], gain=codec.bundle.gain[quality - 1 : quality])
+    y = codec._run("g_a", image=codec._pad([image]), gain=codec.bundle.gain[quality - 1 : quality])
     z = codec._round_z(codec._run("h_a", y=y))
     symbols, _ = codec._symbols(y, z)
     found_z, found_y = decoded_symbols(codec, codec.encode(image, quality))
