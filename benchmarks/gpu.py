@@ -37,6 +37,7 @@ from runtime.engines import DeviceGraphs
 from runtime.errors import UgicError
 from runtime.exact import ExactNetwork
 from runtime.exact_path import Run, graph_runner, reference_runner
+from runtime.parallel_coder import ParallelCoder
 
 SIZES = {"768×512": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}
 NETWORKS = {"encode": ("g_a", "h_a", "h_s", "context"), "decode": ("h_s", "context", "g_s_trunk", "g_s")}
@@ -428,6 +429,8 @@ def whole(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> None
     for kind in ("onnxruntime-cuda", "tensorrt", "tensorrt-rtx"):
         for precision in ("fp16", "fp32"):
             subjects.append((f"{kind} {precision}", lambda k=kind, p=precision: open_gpu(k, graphs, p)))
+    coder = ParallelCoder(bundle.y_tables, bench.args.workers)
+    coder.wait()
     for subject, make in subjects:
         backend = None
         with bench.attempt("codec", subject):
@@ -436,15 +439,16 @@ def whole(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> None
         for size, (height, width) in bench.args.sizes.items() if backend is not None else ():
             with bench.attempt("codec", subject, size):
                 bench.on_time()
-                one_file(bench, Codec(bundle, backend), subject, size, picture(height, width))
+                one_file(bench, Codec(bundle, backend), subject, size, picture(height, width), coder)
 
 
-def one_file(bench: Bench, codec: Codec, subject: str, size: str, image: np.ndarray) -> None:
+def one_file(bench: Bench, codec: Codec, subject: str, size: str, image: np.ndarray, coder: ParallelCoder) -> None:
     device = "cuda" if hasattr(codec.backend, "device") else None
     data = codec.encode(image)
     bpp = 8 * len(data) / image.shape[0] / image.shape[1]
     runs = max(3, bench.args.runs // 5)
-    for verb in ("decode", "encode"):
+    for verb, shared in (("decode", None), ("decode", coder), ("encode", None), ("encode", coder)):
+        codec._coder = shared
         times, shares = [], []
         for i in range(runs + 3):
             started = time.perf_counter()
@@ -459,7 +463,8 @@ def one_file(bench: Bench, codec: Codec, subject: str, size: str, image: np.ndar
                 shares.append(codec.timings["entropy"] / times[-1])
         p90 = sorted(times)[int(0.9 * (len(times) - 1))]
         note = f"p90 {p90:.3g} ms, entropy coder {statistics.median(shares):.0%}, {bpp:.2f} bpp"
-        bench.add("codec", subject, size, f"{verb}, one file", statistics.median(times), "ms", note)
+        what = f"{verb}, one file" if shared is None else f"{verb}, one file, {len(coder)} entropy workers"
+        bench.add("codec", subject, size, what, statistics.median(times), "ms", note)
     for verb in ("decode", "encode"):
         count = bench.args.files
         started = first = time.perf_counter()

@@ -101,6 +101,15 @@ class ParallelCoder:
         finally:
             self._lock.release()
 
+    def __len__(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    def wait(self) -> None:
+        """Returns when all workers have started. Raises BackendError: one cannot."""
+        for worker in self._workers:
+            worker.wait()
+
     def close(self) -> None:
         """Ends the workers; what is coded afterwards is coded by this process alone."""
         self._closing()

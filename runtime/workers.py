@@ -146,13 +146,12 @@ class Worker:
     def ready(self) -> bool:
         """Whether it can be asked without waiting for its start. Raises what its start raised, or DiedError."""
         if not self.started and self._connection.poll():
-            self._await_start()
+            self.wait()
         return self.started
 
     def send(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Asks for `function(what start returned, *arguments)`; `receive` before the next. Raises as `ready`."""
-        if not self.started:
-            self._await_start()
+        self.wait()
         try:
             self._connection.send((function, arguments))
         except OSError as error:
@@ -165,7 +164,10 @@ class Worker:
             raise error
         return result
 
-    def _await_start(self) -> None:
+    def wait(self) -> None:
+        """Returns when it has started. Raises as `ready`."""
+        if self.started:
+            return
         if self._fault is None:
             try:
                 self._fault = self._receive()[1]

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,16 +35,9 @@ def several_cpus() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def coder(tables: Tables, several_cpus: None) -> Iterator[ParallelCoder]:
     coder = ParallelCoder(tables, 2)
-    wait_for(coder)
+    coder.wait()
     yield coder
     coder.close()
-
-
-def wait_for(coder: ParallelCoder) -> None:
-    deadline = time.monotonic() + 60
-    while not all([worker.ready for worker in coder._workers]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def draw(tables: Tables, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +101,7 @@ def test_what_a_dead_worker_was_asked_is_done_here(
     symbols, rows = draw(tables, 30_000, 3)
     streams = range_coder.encode(symbols, rows, tables, 9)
     for code in (lambda: coder.decode(streams, rows).tolist(), lambda: coder.encode(symbols, rows, 9)):
-        wait_for(coder)
+        coder.wait()
         expected = code()
         process = coder._workers[1]._process
         assert process.pid is not None
@@ -121,7 +113,7 @@ def test_what_a_dead_worker_was_asked_is_done_here(
             "a worker process of the range coder died; another takes its place"
         ]
         caplog.clear()
-        wait_for(coder)
+        coder.wait()
         assert code() == expected
         assert not caplog.records
 
@@ -129,7 +121,7 @@ def test_what_a_dead_worker_was_asked_is_done_here(
 def test_an_interrupt_leaves_no_answer_for_the_next(
     coder: ParallelCoder, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_for(coder)
+    coder.wait()
     symbols, rows = draw(tables, 30_000, 4)
     streams = range_coder.encode(symbols, rows, tables, 9)
 
@@ -140,12 +132,12 @@ def test_an_interrupt_leaves_no_answer_for_the_next(
         patch.setattr(range_coder, "decode_substream", interrupted)
         with pytest.raises(KeyboardInterrupt):
             coder.decode(streams, rows)
-    wait_for(coder)
+    coder.wait()
     assert np.array_equal(coder.decode(streams, rows), symbols)
 
 
 def test_threads_may_share_one(coder: ParallelCoder, tables: Tables) -> None:
-    wait_for(coder)
+    coder.wait()
     symbols, rows = draw(tables, 60_000, 5)
     streams = range_coder.encode(symbols, rows, tables, 8)
     right: list[bool] = []
@@ -177,7 +169,7 @@ def test_a_codec_with_workers_writes_and_reads_the_same(
     other = Codec.from_bundle(threads=1, entropy_workers=1)
     try:
         assert other._coder is not None
-        wait_for(other._coder)
+        other._coder.wait()
         assert other.encode(picture, 3) == expected
         assert np.array_equal(other.decode(expected), codec.decode(expected))
     finally:
