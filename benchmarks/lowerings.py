@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from calibration.int8_graph import FloatGraph
 from export.graphs import export_graph
 from export.lowering import fold_gdn, shuffled, strided
 from export.source import GraphSource
@@ -82,13 +83,16 @@ class Picture(nn.Module):
         return x.reshape(n, 3, 8, 8, h, w).permute(0, 4, 2, 5, 3, 1).reshape(n, 8 * h, 8 * w, 3)
 
 
-def session(backend: OnnxRuntime, module: nn.Module, shape: tuple[int, ...], x: np.ndarray) -> Run:
-    """A module in ONNX Runtime on a fixed input, of any batch, height and width."""
+def session(
+    backend: OnnxRuntime, module: nn.Module, shape: tuple[int, ...], x: np.ndarray, joined: bool = False
+) -> Run:
+    """A module in ONNX Runtime on a fixed input, of any batch, height and width; see `calibration.phases` of joined."""
     source = GraphSource(
         module.eval(), ("x",), ("out",), lambda h, w, n: (torch.zeros(n, shape[1], 8 * h, 8 * w),),
         ({0: "n", 2: "8h", 3: "8w"},), 1.0,
     )  # fmt: skip
-    graph = backend.load(export_graph("g", source).SerializeToString(), "g")
+    model = export_graph("g", source).SerializeToString()
+    graph = backend.load(FloatGraph.parse(model).model() if joined else model, "g")
     return lambda: graph({"x": x})[0]
 
 
@@ -136,7 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         deconv = nn.ConvTranspose2d(channels, out, 5, 2, 2, output_padding=1)
         words = f"transposed 5×5 convolution {channels} to {out} at {width}×{height}: 3×3 and pixel shuffle"
-        pair(words, deconv, shuffled(deconv), channels, height, width)
+        x = rng.normal(size=(1, channels, height, width)).astype(np.float32)
+        original = session(backend, deconv, x.shape, x)
+        add(words, original, session(backend, shuffled(deconv), x.shape, x, joined=True))
+        if out > 3:
+            words = f"{channels} to {out} at {width}×{height}: a convolution a phase, GDN on channels last"
+            chain = nn.Sequential(shuffled(deconv), fold_gdn(gdn(out, True)), nn.Conv2d(out, 16, 3, padding=1))
+            add(words, *(session(backend, chain, x.shape, x, joined) for joined in (True, False)))
     conv = nn.Conv2d(192, 128, 1)
     unshuffled = nn.Sequential(nn.PixelUnshuffle(8), conv)
     pair("pixel unshuffle 8 and convolution: one of stride 8", unshuffled, strided(8, conv), 3, 512, 768)
@@ -153,12 +163,14 @@ def main(arguments: list[str] | None = None) -> int:
     bundle = Bundle.open(args.bundle)
     for name, vector in bundle.condition_vectors.items():
         model = bundle.graph("g_s")[1]
-        given, folded = backend.load(model, "g_s"), backend.load(with_condition(model, "condition", vector), "g_s")
-        inputs = {"features": rng.normal(size=(1, 128, 64, 96)).astype(np.float32)}
+        given, plain = backend.load(model, "g_s"), backend.load(with_condition(model, "condition", vector), "g_s")
+        features = next(i for i in FloatGraph.parse(model).inputs if i.name == "features")
+        width = features.type.tensor_type.shape.dim[1].dim_value
+        inputs = {"features": rng.normal(size=(1, width, 64, 96)).astype(np.float32)}
         add(
             f"condition {name} folded into g_s",
             lambda given=given, inputs=inputs, v=vector: given({**inputs, "condition": v})[0],  # type: ignore[misc]
-            lambda folded=folded, inputs=inputs: folded(inputs)[0],  # type: ignore[misc]
+            lambda plain=plain, inputs=inputs: plain(inputs)[0],  # type: ignore[misc]
         )
     console = Console(width=120)
     console.print(table)

@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--form",
         choices=FORMS,
         default="cpu",
-        help="cpu: what ONNX Runtime makes integer kernels of; tensorrt: what TensorRT reads; default cpu",
+        help="cpu: what ONNX Runtime makes integer kernels of; tensorrt: what TensorRT reads; fp8: FP8 (E4M3) in place "
+        "of integers, for TensorRT; default cpu",
     )
     parser.add_argument(
         "--tolerance",
@@ -76,7 +77,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.output}: this output would replace the input; choose another name")
     images = [_middle(read_image(path), options.size) for path in find_images(options.images, options.count)]
     console, started = Console(), time.perf_counter()
-    backend = Cache(OnnxRuntime(threads=options.threads))
+    backend = Cache(OnnxRuntime(threads=options.threads, level=level_for(options.form)))
     everything = [
         code_all(bundle, backend, [image], chosen_qualities(i, bundle.manifest.qualities))
         for i, image in enumerate(images)
@@ -94,7 +95,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         models.update(side.write(found.choice))
         floating = sorted(f"{g}/{n}" for g, n in side.everything - found.choice)
         note[title] = {"loss_db": round(found.loss, 4), "float_layers": floating}
-    result = int8_bundle(bundle, models, note)
+    result = int8_bundle(bundle, models, note, side.precision)
     _print_codec(console, bundle, result, coded, backend)
     if options.form == "cpu":
         _print_times(console, bundle, result, images[0])
@@ -103,8 +104,15 @@ def _calibrate(options: argparse.Namespace) -> int:
         f"[green]success[/] {time.perf_counter() - started:.1f} s, codec {result.manifest.codec_id}, "
         f"saved as {options.output} ({size / 1e6:.1f} MB)"
     )
-    console.print(f"next: python -m runtime.encode IMAGE -o OUT.ugic --bundle {options.output}")
+    engines = f"export.to_tensorrt {options.output} --precision {result.manifest.precision}"
+    encode = f"runtime.encode IMAGE -o OUT.ugic --bundle {options.output}"
+    console.print(f"next: python -m {encode if options.form == 'cpu' else engines}")
     return 0
+
+
+def level_for(form: str) -> str:
+    """ONNX Runtime's optimisations that leave a form as it is: beyond these, it makes integer kernels of FP8 too."""
+    return "basic" if form == "fp8" else "all"
 
 
 def find_images(paths: Sequence[Path], count: int) -> list[Path]:
@@ -149,7 +157,8 @@ def _side(
     loss = synthesis_loss(coded, backend) if title == "synthesis" else analysis_loss(bundle, coded, backend)
     # z is rounded after h_a anyway: to integers, which are its quantised form while they fit.
     exact = bundle.exact
-    natural = {"z": Step(1.0, 0 if options.form == "tensorrt" else 128)} if exact and exact.input_limit <= 127 else {}
+    integers = options.form != "fp8" and exact is not None and exact.input_limit <= 127
+    natural = {"z": Step(1.0, 0 if options.form == "tensorrt" else 128)} if integers else {}
     tried = []
     for strength in STRENGTHS:
         side = prepare(floats, measured, backend, options.form, options.weight_bits, strength, natural)
@@ -164,24 +173,28 @@ def _print_side(console: Console, title: str, side: Side, found: Found, toleranc
     for graph, layers in side.graphs.items():
         for layer in layers.layers:
             key = (graph, layer.name)
-            kind = "int8" if key in found.choice else "[yellow]float[/]"
+            if key not in found.alone:
+                continue
+            kind = side.precision if key in found.choice else "[yellow]float[/]"
             table.add_row(f"{graph}: {layer.name}", f"{side.weight[key] / work:.1%}", f"{found.alone[key]:+.4f}", kind)
     console.print(table)
+    floating = len(side.everything) - len(found.choice)
     console.print(
-        f"{title}: everything in INT8 loses {found.all_loss:.3f} dB; with {len(side.everything) - len(found.choice)} "
+        f"{title}: everything in {side.precision.upper()} loses {found.all_loss:.3f} dB; with {floating} "
         f"of {len(side.everything)} layers in float {found.loss:.3f} dB (tolerance {tolerance:g})"
     )
 
 
 def _print_codec(console: Console, bundle: Bundle, result: Bundle, coded: Sequence[Coded], backend: Backend) -> None:
     """Both halves together through the real codec, and either bundle's files in the other."""
+    name = result.manifest.precision
     before = code_all_again(bundle, bundle, coded, backend)
     table = Table("encoded by", "decoded by", "bpp", "PSNR dB", title="through the codec, images that judged")
     for names, pair in {
         ("fp32", "fp32"): before,
-        ("fp32", "int8"): code_all_again(bundle, result, coded, backend),
-        ("int8", "fp32"): code_all_again(result, bundle, coded, backend),
-        ("int8", "int8"): code_all_again(result, result, coded, backend),
+        ("fp32", name): code_all_again(bundle, result, coded, backend),
+        (name, "fp32"): code_all_again(result, bundle, coded, backend),
+        (name, name): code_all_again(result, result, coded, backend),
     }.items():
         table.add_row(*names, f"{pair[0]:.4f}", f"{pair[1]:.3f}")
     console.print(table)

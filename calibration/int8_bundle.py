@@ -25,13 +25,14 @@ def check_free(folder: Path) -> None:
         raise OutputError(f"{folder}: its folder does not exist; create it first")
 
 
-def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, Any]) -> Bundle:
-    """The bundle in memory with graphs replaced or added, its precision "int8", its codec id the same.
+def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, Any], precision: str) -> Bundle:
+    """The bundle in memory with graphs replaced or added, its codec id the same.
 
     Args:
         bundle: the float bundle.
         models: graph → ONNX bytes.
         note: for people; stands in the manifest under `model`.
+        precision: "int8" or "fp8".
     """
     contents = {name: bundle.file(name) for name in bundle.manifest.files}
     graphs = dict(bundle.manifest.graphs)
@@ -44,10 +45,10 @@ def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, 
     files = {n: FileEntry(hashlib.sha256(d).hexdigest(), len(d)) for n, d in sorted(contents.items())}
     manifest: Manifest = replace(
         bundle.manifest,
-        precision="int8",
+        precision=precision,
         graphs=graphs,
         files=files,
-        model={**bundle.manifest.model, "int8": dict(note)},
+        model={**bundle.manifest.model, precision: dict(note)},
     )
     return Bundle(bundle.path, manifest, contents)
 

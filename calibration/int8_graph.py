@@ -1,6 +1,6 @@
 """A float ONNX graph as layers that can be quantised, and the graph with Q/DQ around those that are.
 
-Two forms of the same arithmetic (ONNX QuantizeLinear and DequantizeLinear, opset 20):
+Three forms (ONNX QuantizeLinear and DequantizeLinear, opset 20). Two are of the same integer arithmetic:
 
 "cpu": activations uint8 with a zero point, biases int32, shapes moved on bytes. ONNX Runtime fuses it into
 QLinearConv and QLinearAdd on x86; where an image comes in or goes out its bytes are the quantised tensor.
@@ -9,6 +9,10 @@ QLinearConv and QLinearAdd on x86; where an image comes in or goes out its bytes
 and int32 DequantizeLinear.
 
 Weights are int8 in both, a scale an output channel, zero point 0.
+
+"fp8": what TensorRT reads on GPUs that have it: inputs and weights of convolutions in FP8 (E4M3), everything else
+float. With three bits of mantissa, sums and products stay as they are, and so do depthwise convolutions, which wait for
+memory, not for arithmetic.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.phases import FIRST, PHASES, attribute, interleave, join, pads, phase_weights
 
-Form = Literal["cpu", "tensorrt"]
-FORMS: tuple[Form, ...] = ("cpu", "tensorrt")
+Form = Literal["cpu", "tensorrt", "fp8"]
+FORMS: tuple[Form, ...] = ("cpu", "tensorrt", "fp8")
 Array = np.ndarray
+FP8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
+LARGEST_FP8 = 448.0
 
 _LAYOUT = ("DepthToSpace", "Transpose", "Reshape")
 _BYTES = ("Clip", "Mul", "Round", "Cast")
@@ -35,21 +41,29 @@ IR_VERSION = 10
 
 @dataclass(frozen=True)
 class Step:
-    """How a tensor is quantised: value = scale * (integer - zero_point)."""
+    """How a tensor is quantised: value = scale * (integer - zero_point), or scale * an FP8 number."""
 
     scale: float
     zero_point: int
     signed: bool = False
+    fp8: bool = False
 
     @property
     def zero(self) -> Array:
-        return np.asarray(self.zero_point, np.int8 if self.signed else np.uint8)
+        return np.asarray(self.zero_point, FP8 if self.fp8 else np.int8 if self.signed else np.uint8)
 
     def round_trip(self, values: Array) -> Array:
         """Values quantised and restored, in their own dtype."""
+        if self.fp8:
+            return (to_fp8(values / self.scale).astype(values.dtype) * self.scale).astype(values.dtype)
         low, high = (-128, 127) if self.signed else (0, 255)
         steps = np.clip(np.rint(values / self.scale) + self.zero_point, low, high)
         return ((steps - self.zero_point) * self.scale).astype(values.dtype)
+
+
+def to_fp8(values: Array) -> Array:
+    """Values rounded to E4M3, those beyond its range to its ends."""
+    return np.clip(values, -LARGEST_FP8, LARGEST_FP8).astype(FP8)
 
 
 @dataclass(frozen=True)
@@ -171,6 +185,12 @@ class FloatGraph:
         node = layer.nodes[0]
         weight = self.constants[node.input[1]]
         return weight, self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
+
+    def takes(self, layer: Layer, form: Form) -> bool:
+        """Whether a form quantises a layer at all."""
+        if form != "fp8":
+            return True
+        return layer.kind == "conv" and (attribute(layer.nodes[0], "group") or 1) == 1
 
     def only_consumer(self, name: str) -> onnx.NodeProto | None:
         """The one node that reads a tensor which is no output; None where there is none, or several."""
@@ -337,7 +357,7 @@ class Quantiser:
             return set()
         if layer.kind == "conv":
             sources += self._parameters(layer)
-        folded = [n for n in layer.nodes[1:] if self.form == "tensorrt" or n.op_type != "Add"]
+        folded = [n for n in layer.nodes[1:] if self.form != "cpu" or n.op_type != "Add"]
         node = copy_node(layer.nodes[0])
         del node.input[:]
         node.input.extend(sources)
@@ -348,6 +368,8 @@ class Quantiser:
                 if name in {n.output[0] for n in layer.nodes}:
                     node.input[i] = before
             self._nodes.append(node)
+        if self.form == "fp8":
+            return set()
         node.output[0] = f"{layer.output}/float"
         if image is not None:
             chain, step = image
@@ -481,7 +503,7 @@ class Quantiser:
             integers, scales, bias = integers[rows], scales[rows], bias[rows]
         # Layers may share a stored bias; their integers differ.
         weight, name = self._constant(f"{node.name}/weight", integers, scales), f"{node.name}/bias"
-        if self.form == "tensorrt":
+        if self.form != "cpu":
             self._constants[name] = bias.astype(np.float32)
             return [weight, name]
         units = (scales.astype(np.float64) * self._step(layer.inputs[0]).scale).astype(np.float32)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.int8_graph import FloatGraph, Form, Layer, Step
+from calibration.int8_graph import LARGEST_FP8, FloatGraph, Form, Layer, Step, to_fp8
 from runtime.backends import Backend
 
 Array = np.ndarray
@@ -87,11 +87,16 @@ def collect(
 
 
 def best_step(sample: Sample, form: Form) -> Step:
-    """The step with the least squared error: uint8 with a zero point for "cpu", int8 without for "tensorrt"."""
+    """The step with the least squared error: uint8 with a zero point for "cpu", int8 without for "tensorrt", FP8.
+
+    A range of FP8 is not cut: its steps shrink with the values.
+    """
     values = np.concatenate([sample.values, np.asarray([sample.low, sample.high], np.float32)])
     low, high = min(sample.low, 0.0), max(sample.high, 0.0)
     if not high - low > 0:
-        return Step(1.0, 0, form == "tensorrt")
+        return Step(1.0, 0, form == "tensorrt", form == "fp8")
+    if form == "fp8":
+        return Step(float(SHARES[-1]) * max(-low, high) / LARGEST_FP8, 0, fp8=True)
     best, least = None, np.inf
     for share in SHARES:
         if form == "tensorrt":
@@ -106,32 +111,41 @@ def best_step(sample: Sample, form: Form) -> Step:
     return best
 
 
-def quantise_weights(graph: FloatGraph, layer: Layer, mean: Array, bits: int) -> tuple[Array, Array, Array]:
-    """int8 weights with a scale an output channel, and the bias that keeps every channel's mean.
+def quantise_weights(
+    graph: FloatGraph, layer: Layer, mean: Array, bits: int, form: Form = "cpu"
+) -> tuple[Array, Array, Array]:
+    """int8 or FP8 weights with a scale an output channel, and the bias that keeps every channel's mean.
 
     Args:
         graph: the layer's graph.
         layer: a convolution.
         mean: float64 (C,), of each channel of its input.
-        bits: 8, or 7 where the kernels of a machine saturate beyond.
+        bits: 8, or 7 where the kernels of a machine saturate beyond; of integers.
+        form: of the graph.
 
     Returns:
-        int8 (O, C / group, kh, kw); float32 (O,); float64 (O,).
+        int8 or FP8 (O, C / group, kh, kw); float32 (O,); float64 (O,).
     """
     weight, bias = (values.astype(np.float64) for values in graph.parameters(layer))
     rows = weight.reshape(len(weight), -1)
-    top = 2 ** (bits - 1) - 1
     largest = np.maximum(np.abs(rows).max(1), 1e-12)
-    scales, least = largest / top, np.full(len(rows), np.inf)
-    for share in np.linspace(0.7, 1.0, 16):
-        tried = share * largest / top
-        error = np.square(np.clip(np.rint(rows / tried[:, None]), -top, top) * tried[:, None] - rows).sum(1)
-        better = error < least
-        scales, least = np.where(better, tried, scales), np.where(better, error, least)
-    scales = scales.astype(np.float32).astype(np.float64)
-    integers = np.clip(np.rint(rows / scales[:, None]), -top, top)
-    lost = (integers * scales[:, None] - rows).reshape(weight.shape).sum((2, 3))  # (O, C / group)
+    if form == "fp8":
+        scales = (largest / LARGEST_FP8).astype(np.float32).astype(np.float64)
+        stored = to_fp8(rows / scales[:, None])
+        values = stored.astype(np.float64)
+    else:
+        top = 2 ** (bits - 1) - 1
+        scales, least = largest / top, np.full(len(rows), np.inf)
+        for share in np.linspace(0.7, 1.0, 16):
+            tried = share * largest / top
+            error = np.square(np.clip(np.rint(rows / tried[:, None]), -top, top) * tried[:, None] - rows).sum(1)
+            better = error < least
+            scales, least = np.where(better, tried, scales), np.where(better, error, least)
+        scales = scales.astype(np.float32).astype(np.float64)
+        values = np.clip(np.rint(rows / scales[:, None]), -top, top)
+        stored = values.astype(np.int8)
+    lost = (values * scales[:, None] - rows).reshape(weight.shape).sum((2, 3))  # (O, C / group)
     groups = len(mean) // lost.shape[1]
     per_output = mean.reshape(groups, -1).repeat(len(weight) // groups, axis=0)
     bias = bias - (lost * per_output).sum(1)
-    return integers.reshape(weight.shape).astype(np.int8), scales.astype(np.float32), bias
+    return stored.reshape(weight.shape), scales.astype(np.float32), bias

@@ -54,8 +54,18 @@ class Side:
     handed: frozenset[str]
 
     @property
+    def precision(self) -> str:
+        """As the manifest of a bundle of this form says it."""
+        return "fp8" if self.form == "fp8" else "int8"
+
+    @property
     def everything(self) -> Choice:
-        return frozenset((name, layer.name) for name, graph in self.graphs.items() for layer in graph.layers)
+        return frozenset(
+            (name, layer.name)
+            for name, graph in self.graphs.items()
+            for layer in graph.layers
+            if graph.takes(layer, self.form)
+        )
 
     def write(self, choice: Choice) -> dict[str, bytes]:
         """The graphs with the chosen layers quantised."""
@@ -115,7 +125,7 @@ def prepare(
         steps[name] = {tensor: best_step(s, form) for tensor, s in samples.items()}
         steps[name].update({t: replace(s, signed=form == "tensorrt") for t, s in natural.items() if t in samples})
         weights[name] = {
-            layer.name: quantise_weights(graph, layer, samples[layer.inputs[0]].mean, bits)
+            layer.name: quantise_weights(graph, layer, samples[layer.inputs[0]].mean, bits, form)
             for layer in graph.layers
             if layer.kind == "conv"
         }

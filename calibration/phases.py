@@ -277,6 +277,8 @@ def _split_norm(graph: _Graph, last: str) -> Nodes | None:
         chain.append(following)
         following = graph.only_reader(following.output[0])
     kinds = [n.op_type for n in chain]
+    if len(chain) < 2 or chain[1].input[1] not in graph.constants:
+        return None
     if len(chain) == 6 and kinds[:4] == ["Mul", "MatMul", "Add", "Sqrt"] and kinds[5] == "Transpose":
         return chain
     return None

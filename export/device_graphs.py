@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.emit import to_onnx
+from calibration.int8 import level_for
 from export.precision import fold_stored_halves, simulated, to_half
 from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.bundle import Bundle
@@ -54,17 +55,13 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
         DeviceGraphError: a precision that this bundle or the format cannot have, or a graph that strays from its
             original by more than LARGEST_DIFFERENCE.
     """
-    if precision == "fp8":
-        raise DeviceGraphError(
-            "fp8 is not built: no bundle holds FP8 scales (calibration finds int8 ones); use --precision fp16 or int8"
-        )
-    if (precision == "int8") != (bundle.manifest.precision == "int8"):
-        raise DeviceGraphError(
-            f"{bundle.path}: is an {bundle.manifest.precision} bundle; "
-            + ("quantise it first: python -m calibration.int8" if precision == "int8" else "ask for --precision int8")
-        )
+    held = bundle.manifest.precision
+    if precision != held and not (held == "fp32" and precision == "fp16"):
+        form = "fp8" if precision == "fp8" else "tensorrt"
+        remedy = f"ask for --precision {held}" if held != "fp32" else "quantise it first: python -m calibration.int8"
+        raise DeviceGraphError(f"{bundle.path}: is an {held} bundle; {remedy}" + f" --form {form}" * (held == "fp32"))
     inputs = sample_inputs(bundle)
-    backend = OnnxRuntime()
+    backend = OnnxRuntime(level=level_for(held))
     made = {}
     for name, entry in bundle.manifest.graphs.items():
         original = bundle.file(entry.file)
@@ -184,7 +181,7 @@ def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[s
 
     A bundle of the decoder starts at its golden hyper-latents, with symbols of 0.
     """
-    m, backend = bundle.manifest, OnnxRuntime()
+    m, backend = bundle.manifest, OnnxRuntime(level=level_for(bundle.manifest.precision))
     inputs: dict[str, dict[str, np.ndarray]] = {}
 
     def run(name: str, **values: np.ndarray) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from calibration.int8_ranges import best_step, collect, quantise_weights
 from calibration.int8_search import _tensors
 from calibration.phases import LEAST_CHANNELS, phase_weights
 from export.graphs import export_graph
-from export.lowering import lower
+from export.lowering import FoldedGDN, lower
 from export.source import GraphSource
 from models.entropy import gdn
 from runtime.backends.onnxruntime import OnnxRuntime
@@ -126,3 +126,39 @@ def test_quantised_phases_are_the_same_integers_as_one_convolution(monkeypatch: 
     for level in ("all", "disable"):
         a, b = (OnnxRuntime(threads=1, level=level).load(m, "g_s")({"x": x})[0] for m in (split, whole))
         np.testing.assert_array_equal(a, b)
+
+
+def test_fp8_graphs_round_what_convolutions_read_and_nothing_else() -> None:
+    chain, model = exported(norm(True))
+    graph = FloatGraph.parse(model.SerializeToString())
+    x = np.random.default_rng(3).normal(size=(1, 3, 5, 7)).astype(np.float32)
+    backend = OnnxRuntime(threads=1, level="basic")
+    samples = collect(graph, _tensors(graph), [{"x": x}], backend)
+    steps = {name: best_step(sample, "fp8") for name, sample in samples.items()}
+    taken = [layer for layer in graph.layers if graph.takes(layer, "fp8")]
+    weights = {layer.name: quantise_weights(graph, layer, samples[layer.inputs[0]].mean, 8, "fp8") for layer in taken}
+    written = Quantiser(graph, steps, weights, "fp8").write({layer.name for layer in taken})
+    found = backend.load(written, "g_s")({"x": x})[0]
+
+    # The same by hand: every convolution's input and weights rounded to E4M3, their sums not.
+    def rounded(values: Tensor, scale: Tensor | float) -> Tensor:
+        return (values / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+
+    y = torch.from_numpy(x)
+    names = iter(taken)
+    for module in (m for child in chain.lowered for m in (child if isinstance(child, nn.Sequential) else [child])):
+        convs = [module.norm] if isinstance(module, FoldedGDN) else [module] if isinstance(module, nn.Conv2d) else []
+        for conv in convs:
+            layer = next(names)
+            stored, scales, bias = weights[layer.name]
+            conv.weight.data = torch.from_numpy(stored.astype(np.float32) * scales[:, None, None, None])
+            conv.bias.data = torch.from_numpy(bias.astype(np.float32))  # type: ignore[union-attr]
+            step = steps[graph.source(layer.inputs[0])].scale
+            conv.register_forward_pre_hook(lambda _, given, step=step: (rounded(given[0], step),))
+        y = module(y)
+    np.testing.assert_allclose(found, y.detach().numpy(), atol=2e-2 * float(y.detach().abs().max()))
+    assert len(taken) == 4 and {layer.kind for layer in taken} == {"conv"}
+    stored_kinds = {w.data_type for w in onnx.load_from_string(written).graph.initializer if w.name.endswith("/zero")}
+    assert stored_kinds == {onnx.TensorProto.FLOAT8E4M3FN}
+    exact = chain.original(torch.from_numpy(x)).detach().numpy()
+    assert 1e-4 < np.sqrt(np.mean((found - exact) ** 2)) / exact.std() < 0.1

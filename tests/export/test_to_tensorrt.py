@@ -48,33 +48,35 @@ def built(request: pytest.FixtureRequest, bundle: Bundle) -> DeviceGraphs:
     return DeviceGraphs.open(bundle, request.param)
 
 
-@pytest.fixture(scope="module")
-def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped bundle freshly quantised in the form that TensorRT reads."""
+@pytest.fixture(scope="module", params=["tensorrt", "fp8"])
+def quantised_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped bundle freshly quantised in a form that TensorRT reads."""
     from skimage import data
 
     from calibration import int8
 
-    folder = tmp_path_factory.mktemp("int8")
+    folder = tmp_path_factory.mktemp(request.param)
     write_image(folder / "a.png", np.ascontiguousarray(data.astronaut()[40:168, 130:258]))
     arguments = [str(Codec.from_bundle().bundle.path), str(folder), "-o", str(folder / "out"), "--size", "128"]
-    assert int8.main([*arguments, "--form", "tensorrt", "--threads", "1", "--tolerance", "0.5"]) == 0
+    assert int8.main([*arguments, "--form", request.param, "--threads", "1", "--tolerance", "0.5"]) == 0
     return Bundle.open(folder / "out")
 
 
-def test_every_graph_of_a_quantised_bundle_builds(int8_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert(int8_bundle, "int8") == 0, capsys.readouterr().err
-    graphs = DeviceGraphs.open(int8_bundle, "int8")
+def test_every_graph_of_a_quantised_bundle_builds(quantised_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    precision = quantised_bundle.manifest.precision
+    kind = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}[precision]
+    assert convert(quantised_bundle, precision) == 0, capsys.readouterr().err
+    graphs = DeviceGraphs.open(quantised_bundle, precision)
     folder = engine_folder(graphs)
-    assert {p.stem for p in folder.glob("*.engine")} == set(int8_bundle.manifest.graphs)
-    quantised = [
-        name
-        for name in graphs.index.graphs
-        if any(n.op_type == "DequantizeLinear" for n in onnx.load_model_from_string(graphs.model(name)).graph.node)
-    ]
+    assert {p.stem for p in folder.glob("*.engine")} == set(quantised_bundle.manifest.graphs)
+    models = {name: onnx.load_model_from_string(graphs.model(name)).graph for name in graphs.index.graphs}
+    quantised = [n for n, g in models.items() if any(node.op_type == "DequantizeLinear" for node in g.node)]
     assert quantised and "h_s" not in quantised
-    assert convert(int8_bundle, "fp16") == 2
-    assert "ask for --precision int8" in capsys.readouterr().err
+    for name in quantised:
+        zeros = {node.input[2] for node in models[name].node if node.op_type == "QuantizeLinear"}
+        assert {w.data_type for w in models[name].initializer if w.name in zeros} == {kind}
+    assert convert(quantised_bundle, "fp16") == 2
+    assert f"ask for --precision {precision}" in capsys.readouterr().err
 
 
 def engine_folder(graphs: DeviceGraphs) -> Path:
@@ -225,7 +227,7 @@ def test_parser_errors_name_the_node() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "fp8"], "fp8 is not built"),
+        (["--precision", "fp8"], "python -m calibration.int8 --form fp8"),
         (["--precision", "int8"], "python -m calibration.int8"),
         (["--max", "64x64"], "out of order"),
         (["--opt", "big"], "not HEIGHTxWIDTH"),
