@@ -65,24 +65,42 @@ class LatentModel(nn.Module):
     codec. Training narrows both, as noisy latents cost less in rows narrower than the table's first, down to a
     tenth: the last row still reaches the widest latents. They fade in over the first two rows, so that row 0 is the
     plain Gaussian of scale 0.11, whose symbols are so surely 0 that they need not be coded.
+
+    Outside of training each row has corrections, 0 until `training.rows` fits them to rounded latents: training sees
+    noisy ones, and rows differ.
+
+    Attributes:
+        corrections: (64, 5), added to the logit of the wide one's share and to the logarithms of the two widths; then
+            the share of the wide one that a third, wider still, takes, and the logarithm of how much wider that is.
     """
 
     FADE = 2.0
+    corrections: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.share = nn.Parameter(torch.tensor(math.log(0.2 / 0.8)))
         self.log_widths = nn.Parameter(torch.log(torch.tensor([0.75, 1.7])))
         self.bound = compressai_module("ops").LowerBound(0.0)
+        self.register_buffer("corrections", torch.zeros(SCALE_ROWS, 5))
+        self.register_load_state_dict_pre_hook(_uncorrected)
 
     def components(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """[(share, scale)] of the two Gaussians at (fractional) scale indexes, each shaped like `rows`."""
+        """[(share, scale)] of the two (in evaluation three) Gaussians at scale indexes, each shaped like `rows`."""
         rows = self.bound(rows)
         faded, scale = (rows / self.FADE).clamp(max=1), row_to_scale(rows)
-        wide = torch.sigmoid(self.share) * faded
-        logs = self.log_widths.clamp(min=math.log(LEAST_WIDTH))
-        widths = [torch.exp(log_width * faded) * scale for log_width in logs]
-        return [(1 - wide, widths[0]), (wide, widths[1])]
+        least = math.log(LEAST_WIDTH)
+        narrow, wide = self.log_widths.clamp(min=least)
+        if self.training:
+            share = torch.sigmoid(self.share) * faded
+            return [(1 - share, torch.exp(narrow * faded) * scale), (share, torch.exp(wide * faded) * scale)]
+        nearest = torch.round(rows).long().clamp(max=SCALE_ROWS - 1)
+        d_share, d_narrow, d_wide, part, wider = self.corrections[nearest].unbind(-1)
+        share, part = torch.sigmoid(self.share + d_share) * faded, part.clamp(0, 1)
+        narrow, wide = (narrow + d_narrow).clamp(min=least), (wide + d_wide).clamp(min=least)
+        shares = (1 - share, share * (1 - part), share * part)
+        logs = (narrow, wide, wide + wider)
+        return [(s, torch.exp(log * faded) * scale) for s, log in zip(shares, logs, strict=True)]
 
     def forward(self, values: Tensor, means: Tensor, rows: Tensor) -> Tensor:
         """Likelihoods of `values`, all three (N, M, h, w): the mass within half a unit, at least 1e-9."""
@@ -93,6 +111,10 @@ class LatentModel(nn.Module):
             far = torch.erfc((distance + 0.5) / (scale * math.sqrt(2)))
             total = total + share * 0.5 * (near - far)
         return total.clamp(min=LEAST_LIKELIHOOD)
+
+
+def _uncorrected(module: LatentModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    state.setdefault(f"{prefix}corrections", torch.zeros_like(module.corrections))
 
 
 def bottleneck_probabilities(bottleneck: nn.Module, reach: int, centres: Tensor | None = None) -> Tensor:

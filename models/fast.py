@@ -31,16 +31,16 @@ class FastConfig:
         preference_rank: rank of what the preference may add to each pointwise convolution of the conditioned half.
     """
 
-    latent: int = 144
+    latent: int = 192
     hyper: int = 64
     fine: int = 128
     coarse: int = 192
     analysis_fine: int = 3
     analysis_coarse: int = 2
-    synthesis_coarse: int = 3
-    synthesis_shared: int = 0
+    synthesis_coarse: int = 0
+    synthesis_shared: int = 2
     synthesis_fine: int = 3
-    hyper_analysis: int = 128
+    hyper_analysis: int = 64
     hyper_width: int = 128
     context_blocks: int = 2
     preference_hidden: int = 32

@@ -131,10 +131,12 @@ def coder(tables: Tables, latents: Sequence[tuple[np.ndarray, np.ndarray]], repe
     Args:
         latents: int32 symbols and rows of each image.
     """
+    from runtime.codec import SYMBOLS_A_SUBSTREAM
+
     jobs = []
     for symbols, rows in latents:
         symbols = np.where(tables.lengths[rows] > 0, symbols, 0).astype(np.int32)
-        jobs.append((symbols, rows, range_coder.encode(symbols, rows, tables, -(-symbols.size // 65536))))
+        jobs.append((symbols, rows, range_coder.encode(symbols, rows, tables, -(-symbols.size // SYMBOLS_A_SUBSTREAM))))
     count = sum(symbols.size for symbols, _, _ in jobs)
     encode, decode = [], []
     for _ in range(repeat + 1):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Codec", "find_bundle"]
 
-SYMBOLS_A_SUBSTREAM = 65536
+SYMBOLS_A_SUBSTREAM = 131072
 LARGEST_SYMBOL = 2**31 - 1
 LARGEST_BATCH = 8e6  # pixels, on a GPU
 VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition

@@ -18,8 +18,8 @@ import numpy as np
 from runtime.bundle import Manifest
 from runtime.exact import ExactNetwork
 
-TILE_WORK = 12e9
-"""Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 250 MB for it."""
+TILE_WORK = 16e9
+"""Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
 LARGEST_TILE = 8e6  # pixels, where the work alone would allow more
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
 TILED = ("g_a", "h_a", "h_s_mean", "context")

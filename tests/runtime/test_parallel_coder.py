@@ -164,7 +164,7 @@ def test_a_machine_of_one_cpu_starts_none(tables: Tables, monkeypatch: pytest.Mo
 def test_a_codec_with_workers_writes_and_reads_the_same(
     codec: Codec, several_cpus: None, photograph: np.ndarray
 ) -> None:
-    picture = np.tile(photograph, (5, 3, 1))  # enough for five substreams
+    picture = np.tile(photograph, (5, 6, 1))  # enough for five substreams
     expected = codec.encode(picture, 3)
     other = Codec.from_bundle(threads=1, entropy_workers=1)
     try:
