@@ -3,7 +3,7 @@
 Every image is encoded at every quality, decoded from the bytes, and compared with its original; JPEG and WebP are
 Pillow's, with their best effort (optimised Huffman tables, method 6). Curves are means over the images at each
 setting; a codec's PSNR at a given rate is read off its curve, linearly in the logarithm of the rate. Two of
-CompressAI's models stand beside them with the means over Kodak's images that CompressAI publishes: right for Kodak only.
+CompressAI's models stand beside them with the means over Kodak's images that it publishes: right for Kodak only.
 
 Writes `rate-distortion.json` and `rate-distortion.png`.
 """
