@@ -94,8 +94,10 @@ def test_a_condition_between_and_any_size(either: Path) -> None:
 
 
 def quantised_convolutions(graph: onnx.GraphProto) -> int:
+    """How many have integers for both their input and their weights; a layer kept in float has the input alone."""
     made = {n.output[0]: n.op_type for n in graph.node}
-    return sum(n.op_type == "Conv" and made.get(n.input[0]) == "DequantizeLinear" for n in graph.node)
+    convolutions = [n for n in graph.node if n.op_type == "Conv"]
+    return sum(all(made.get(name) == "DequantizeLinear" for name in n.input[:2]) for n in convolutions)
 
 
 def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_path: Path) -> None:
