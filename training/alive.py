@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from models.ugicm import STRIDE, UGICM
+from models.ugicm import UGICM
 from training.config import ConfigError
-from training.data import image_files, read_rgb
+from training.data import whole_images
 from training.run import load_checkpoint
 
 
@@ -57,16 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = p.parse_args(arguments)
     try:
         model = load_checkpoint(args.checkpoint)
-        files = image_files(args.images)
-        pixels = [read_rgb(path) for path in files[:: max(1, -(-len(files) // max(args.limit, 1)))]]
-        whole = [p[: p.shape[0] // STRIDE * STRIDE, : p.shape[1] // STRIDE * STRIDE] for p in pixels]
-        if not all(p.size for p in whole):
-            raise ConfigError(f"{args.images}: images need {STRIDE} pixels a side")
+        images = whole_images(args.images, args.limit)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     table = Table("ReLU", "channels", "dead", "above zero, mean")
-    images = [torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 255 for p in whole]
     for name, above in shares(model, images).items():
         table.add_row(name, str(len(above)), str(int((above == 0).sum())), f"{float(above.mean()):.2f}")
     Console().print(table)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.ugicm import STRIDE
 from training.config import ConfigError, Data, Instances
 from training.instances import CocoInstances, Instance, Window, propose, through_window
 
@@ -37,6 +38,20 @@ def read_rgb(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
         raise ConfigError(f"{path}: not a readable image ({error}); remove or exclude it") from None
+
+
+def whole_images(folder: Path, limit: int, exclude: Sequence[str] = ()) -> list[Tensor]:
+    """At most `limit` images of a folder, evenly spread: (1, 3, H, W) float in [0, 1], cut to multiples of 64.
+
+    Raises:
+        ConfigError: no image there, one that is not readable, or none of 64 pixels a side.
+    """
+    files = image_files(folder, exclude)
+    pixels = [read_rgb(path) for path in files[:: max(1, -(-len(files) // max(limit, 1)))]]
+    cut = [p[: p.shape[0] // STRIDE * STRIDE, : p.shape[1] // STRIDE * STRIDE] for p in pixels]
+    if not any(p.size for p in cut):
+        raise ConfigError(f"{folder}: images need {STRIDE} pixels a side")
+    return [torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 255 for p in cut if p.size]
 
 
 class Crops:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from models.entropy import SCALE_ROWS, LatentModel
-from models.ugicm import STRIDE, UGICM
+from models.ugicm import UGICM
 from training.checkpoint import save, weights_of
 from training.config import ConfigError
-from training.data import image_files, read_rgb
+from training.data import whole_images
 from training.run import load_checkpoint
 
 REACH = 255
@@ -88,21 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = p.parse_args(arguments)
     try:
         model = load_checkpoint(args.checkpoint)
-        files = image_files(args.images, args.exclude)
-        pixels = [read_rgb(path) for path in files[:: max(1, -(-len(files) // max(args.limit, 1)))]]
-        whole = [p[: p.shape[0] // STRIDE * STRIDE, : p.shape[1] // STRIDE * STRIDE] for p in pixels]
-        whole = [p for p in whole if p.size]
-        if not whole:
-            raise ConfigError(f"{args.images}: images need {STRIDE} pixels a side")
+        images = whole_images(args.images, args.limit, args.exclude)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    images = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 255 for p in whole)
-    before, after = fit(model.latent_model, count(model, list(images)))
+    before, after = fit(model.latent_model, count(model, images))
     values = torch.load(args.checkpoint, weights_only=True)
     label = {"supervision": values["supervision"]} if "supervision" in values else {}
     save(args.output, {**weights_of(model), **label})
-    print(f"wrote {args.output}: {100 * (after / before - 1):+.2f} % bits of y on {len(whole)} images")
+    print(f"wrote {args.output}: {100 * (after / before - 1):+.2f} % bits of y on {len(images)} images")
     return 0
 
 
