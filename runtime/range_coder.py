@@ -24,7 +24,7 @@ from runtime.errors import BundleError, CorruptFileError, TruncatedError
 TOTAL = 1 << 24
 MAX_ENTRIES = TOTAL - 2  # the longest row that constriction accepts
 _WORD = 4  # bytes of a range coder word
-_SHORT, _LIKELY = 8, TOTAL * 2 // 3  # rows that decode faster from the left: at most so long, one entry so frequent
+_SHORT, _LIKELY = 18, TOTAL * 2 // 3  # rows that decode faster from the left: at most so long, one entry so frequent
 _BLOCK = 8192  # symbols that are counted at once
 
 Rows = NDArray[np.uint8] | NDArray[np.uint16]
@@ -236,15 +236,25 @@ def _grouped(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.i
         The scan positions in coding order, without the skipped rows before the first that is not; the rows in use,
         ascending, skipped ones possibly among them; how many symbols each has; and where each ends in the order.
     """
-    order = np.argsort(rows, kind="stable")
+    skipped = tables._skipped[0]
+    behind = rows >= skipped
+    count = np.count_nonzero(behind)
+    if not count:
+        nothing = np.zeros(0, np.intp)
+        return nothing, nothing, nothing, []
+    if 2 * count < rows.size:
+        # Sorting takes longer than listing what there is to sort.
+        positions = np.flatnonzero(behind)
+        sparse = rows[positions]
+        order = positions[np.argsort(sparse, kind="stable")]
+    else:
+        order = np.argsort(rows, kind="stable")[rows.size - count :]
     # Counting through the sorted rows spares the int64 copy of `rows` that np.bincount makes.
     in_order = rows[order]
-    ends = np.searchsorted(in_order, np.arange(int(in_order[-1]) + 1, dtype=rows.dtype), side="right")
+    ends = np.searchsorted(in_order, np.arange(skipped, int(in_order[-1]) + 1, dtype=rows.dtype), side="right")
     counts = np.diff(ends, prepend=0)
-    skipped = min(tables._skipped[0], counts.size)
-    lead = int(ends[skipped - 1]) if skipped else 0
-    used = np.flatnonzero(counts[skipped:]) + skipped
-    return order[lead:], used, counts[used], (ends[used] - lead).tolist()
+    used = np.flatnonzero(counts)
+    return order, used + skipped, counts[used], ends[used].tolist()
 
 
 def encode_substream(symbols: NDArray[np.int32], rows: Rows, tables: Tables) -> bytes:

@@ -98,7 +98,7 @@ def test_parts_of_many_symbols_hold_equal_shares_whatever_rows_are_skipped(skipp
 
 
 def test_short_rows_of_one_likely_entry_decode_by_another_model():
-    tables = make_tables([[1, TOTAL - 2, 1], [TOTAL // 2, TOTAL // 2], [1] * 8 + [TOTAL - 8]], [0, 0, 0])
+    tables = make_tables([[1, TOTAL - 2, 1], [TOTAL // 2, TOTAL // 2], [1] * 18 + [TOTAL - 18]], [0, 0, 0])
     distinct = [tables.decoder_model(row) is not tables.encoder_model(row) for row in range(3)]
     assert distinct == [True, False, False]
 
