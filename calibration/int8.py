@@ -28,7 +28,6 @@ from runtime.bundle import Bundle
 from runtime.cli import Parser, run
 from runtime.codec import Codec
 from runtime.errors import ImageError, UsageError
-from runtime.folding import with_condition
 from runtime.images import read_image, readable_suffixes
 from runtime.metrics import psnr
 
@@ -89,7 +88,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     models: dict[str, bytes] = {}
     note: dict[str, object] = {"form": options.form, "weight_bits": options.weight_bits}
     for title, names in SIDES.items():
-        floats = {n: FloatGraph.parse(bundle.graph(n)[1]) for n in names if n in bundle.manifest.graphs}
+        floats = float_graphs(bundle, names, options.form)
         side, found = _side(bundle, title, floats, measured, coded, backend, options)
         _print_side(console, title, side, found, options.tolerance)
         models.update(side.write(found.choice))
@@ -108,6 +107,21 @@ def _calibrate(options: argparse.Namespace) -> int:
     encode = f"runtime.encode IMAGE -o OUT.ugic --bundle {options.output}"
     console.print(f"next: python -m {encode if options.form == 'cpu' else engines}")
     return 0
+
+
+def float_graphs(bundle: Bundle, names: Sequence[str], form: str) -> dict[str, FloatGraph]:
+    """Graphs in the order they run.
+
+    On a CPU a condition is folded into weights, which integers no longer allow: there every view gets a graph of its
+    own, "g_s.human", and `g_s`, for all other conditions, stays in float.
+    """
+    floats = {n: FloatGraph.parse(bundle.graph(n)[1]) for n in names if n in bundle.manifest.graphs}
+    if form == "cpu" and "g_s" in floats and bundle.condition_vectors:
+        general = floats.pop("g_s")
+        for name, vector in bundle.condition_vectors.items():
+            floats[f"g_s.{name}"] = FloatGraph.parse(bundle.view("g_s", vector))
+        floats["g_s"] = general
+    return floats
 
 
 def level_for(form: str) -> str:
@@ -263,12 +277,12 @@ def paired_times(bundle: Bundle, result: Bundle, image: np.ndarray, count: int =
 
 
 def _folded(bundle: Bundle, backend: Backend) -> dict[str, Graph]:
-    """The transforms as the codec runs them on a CPU: the first condition is a constant of `g_s`."""
+    """The transforms as the codec runs them on a CPU: `g_s` for the first condition."""
     loaded = {}
     for name in (n for names in SIDES.values() for n in names if n in bundle.manifest.graphs):
         model = bundle.graph(name)[1]
         if "condition" in bundle.manifest.graphs[name].inputs:
-            model = with_condition(model, "condition", next(iter(bundle.condition_vectors.values())))
+            model = bundle.view(name, next(iter(bundle.condition_vectors.values())))
         loaded[name] = backend.load(model, name)
     return loaded
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from calibration.int8_graph import FloatGraph, Layer, attribute, copy_node, new_node
+from calibration.int8_graph import FloatGraph, Layer
+from calibration.rewriting import attribute, copy_node, new_node
 
 Array = np.ndarray
 LARGEST_RATIO = 64.0
@@ -152,8 +153,8 @@ def _rescaled(graph: FloatGraph, factors: Mapping[str, Array]) -> FloatGraph:
             continue
         node = by_output[layer.nodes[0].output[0]]
         weight, bias = _in_units(graph, layer, rows, columns)
-        names = [f"{node.name}/weight", f"{node.name}/bias"]
-        constants.update(zip(names, (weight.astype(np.float32), bias.astype(np.float32)), strict=True))
+        names = [f"{node.name}/weight", f"{node.name}/bias"][: len(node.input) - 1]  # some have no bias
+        constants.update(zip(names, (weight.astype(np.float32), bias.astype(np.float32)), strict=False))
         del node.input[1:]
         node.input.extend(names)
         if layer.vector and rows is not None:
@@ -163,7 +164,7 @@ def _rescaled(graph: FloatGraph, factors: Mapping[str, Array]) -> FloatGraph:
             for i, name in enumerate(total.input):
                 if name == layer.vector:
                     total.input[i] = scaled
-            added.append((node, new_node("Mul", scaled, [layer.vector, unit])))
+            added.append((node, new_node("Mul", [layer.vector, unit], scaled)))
     for before, node in added:
         nodes.insert(nodes.index(before), node)
     return FloatGraph(nodes, constants, graph.inputs, graph.outputs, graph.name)

@@ -63,7 +63,7 @@ class Coded:
         quality: the quality.
         data: its bitstream.
         views: the decoded image of each condition.
-        feeds: graph → what it was given; `g_s` once a condition.
+        feeds: graph → what it was given; `g_s` once a condition, and each view by its own name, "g_s.human".
     """
 
     image: Array
@@ -93,5 +93,7 @@ def code_all(bundle: Bundle, backend: Backend, images: Sequence[Array], qualitie
             # Of a named condition the codec makes a constant of the graph: here it is an input again.
             vectors = [{"condition": v} for v in bundle.condition_vectors.values()] or [{}]
             feeds["g_s"] = [{**feed, **vector} for feed, vector in zip(feeds["g_s"], vectors, strict=True)]
+            for name, feed in zip(bundle.condition_vectors, feeds["g_s"], strict=False):
+                feeds[f"g_s.{name}"] = [{k: v for k, v in feed.items() if k != "condition"}]
             found.append(Coded(image, quality, data, tuple(views), feeds))
     return found

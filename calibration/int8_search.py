@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations
 
 import numpy as np
 
 from calibration.int8_equalise import Equaliser
-from calibration.int8_graph import FloatGraph, Form, Layer, Quantiser, Step
+from calibration.int8_graph import FloatGraph, Form, Layer, Step
+from calibration.int8_quantiser import Quantiser
 from calibration.int8_ranges import best_step, collect, quantise_weights
 from calibration.int8_samples import Coded, Feed, conditions_of
 from runtime.backends import Backend
@@ -41,9 +42,10 @@ class Side:
     Attributes:
         graphs: name → graph, in the order they run, channels brought to similar ranges.
         steps, weights: of each graph, as `Quantiser` takes them.
-        form: see `calibration.int8_graph`.
+        form: see `calibration.int8_quantiser`.
         weight: (graph, layer) → multiplications a layer does on a pixel of the image, sums by `MACS_A_SUM`.
-        handed: tensors that one graph hands to the next.
+        handed: tensors that one graph hands to another.
+        kept: graphs that stay in float, `g_s` where every view has a graph of its own.
     """
 
     graphs: Mapping[str, FloatGraph]
@@ -52,6 +54,7 @@ class Side:
     form: Form
     weight: Mapping[tuple[str, str], float]
     handed: frozenset[str]
+    kept: frozenset[str]
 
     @property
     def precision(self) -> str:
@@ -64,7 +67,7 @@ class Side:
             (name, layer.name)
             for name, graph in self.graphs.items()
             for layer in graph.layers
-            if graph.takes(layer, self.form)
+            if name not in self.kept and graph.takes(layer, self.form)
         )
 
     def write(self, choice: Choice) -> dict[str, bytes]:
@@ -136,7 +139,8 @@ def prepare(
         for name, graph in graphs.items()
         for layer in graph.layers
     }
-    return Side(graphs, steps, weights, form, weight, handed)
+    kept = {"g_s"} & set(graphs) if any(name.startswith("g_s.") for name in graphs) else set()
+    return Side(graphs, steps, weights, form, weight, handed, frozenset(kept))
 
 
 def _tensors(graph: FloatGraph) -> list[str]:
@@ -149,9 +153,9 @@ def _rescaled(feed: Feed, factors: Mapping[str, Array]) -> Feed:
 
 
 def _agree(graphs: Mapping[str, FloatGraph], steps: dict[str, dict[str, Step]]) -> frozenset[str]:
-    """Gives a tensor that one graph hands to the next the step of where it is made; the names of such tensors."""
+    """Gives a tensor that one graph hands to another the step of where it is made; the names of such tensors."""
     handed = set()
-    for (name, graph), (other, following) in pairwise(graphs.items()):
+    for (name, graph), (other, following) in combinations(graphs.items(), 2):
         for tensor in {o.name for o in graph.outputs} & {i.name for i in following.inputs}:
             if (made := steps[name].get(graph.source(tensor))) is not None and tensor in steps[other]:
                 steps[other][tensor] = made
@@ -174,8 +178,9 @@ def synthesis_loss(coded: Sequence[Coded], backend: Backend) -> Callable[[Mappin
         for c in coded:
             height, width = c.image.shape[:2]
             features = runs["g_s_trunk"](c.feeds["g_s_trunk"][0])[0] if "g_s_trunk" in runs else None
-            for feed in c.feeds["g_s"]:
-                view = runs["g_s"](feed if features is None else {**feed, "features": features})[0][0]
+            views = [name for name in runs if name.startswith("g_s.")] or ["g_s"]
+            for head, feed in ((name, feed) for name in views for feed in c.feeds[name]):
+                view = runs[head](feed if features is None else {**feed, "features": features})[0][0]
                 after.append(psnr(np.ascontiguousarray(view[:height, :width]), c.image))
         return float(np.mean(before) - np.mean(after))
 

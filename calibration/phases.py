@@ -10,27 +10,17 @@ Calibration and the graphs of other devices begin at the joined form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-Array = np.ndarray
-Nodes = list[onnx.NodeProto]
-Rewritten = tuple[Nodes, dict[str, Array]]
+from calibration.rewriting import FIRST, LAST, Array, Graph, Nodes, Rewritten, attribute, new_node
 
-LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-"""Permutations to channels last, and to channels first."""
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(row, column) of an output pixel in its square of four, in the order of a pixel shuffle's channels."""
 LEAST_CHANNELS = 16
 """Of the output: below, kernels compute as many anyway, and four convolutions do more than one."""
-
-
-def attribute(node: onnx.NodeProto, name: str) -> Any:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
 
 
 def phase_weights(weight: Array) -> list[Array] | None:
@@ -51,47 +41,9 @@ def pads(row: int, column: int) -> list[int]:
     return [1 - row, 1 - column, 1, 1]
 
 
-class _Graph:
-    """Nodes that are replaced, with who makes and who reads a tensor."""
-
-    def __init__(self, nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> None:
-        self.constants = dict(constants)
-        self.outputs = outputs
-        self.nodes = list(nodes)
-        self._place = {id(n): i for i, n in enumerate(self.nodes)}
-        self._replaced: dict[int, Nodes] = {}
-        self._gone: set[int] = set()
-
-    def readers(self, name: str) -> Nodes:
-        return [n for n in self.nodes if name in n.input]
-
-    def only_reader(self, name: str) -> onnx.NodeProto | None:
-        found = self.readers(name)
-        return found[0] if len(found) == 1 and name not in self.outputs else None
-
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        return next((n for n in self.nodes if name in n.output), None)
-
-    def replace(self, old: Nodes, new: Nodes) -> None:
-        """Puts nodes where the last of the old ones was."""
-        self._gone.update(id(n) for n in old)
-        self._replaced[max((id(n) for n in old), key=self._place.__getitem__)] = new
-
-    def result(self) -> Rewritten:
-        nodes: Nodes = []
-        for node in self.nodes:
-            nodes += self._replaced.get(id(node), [] if id(node) in self._gone else [node])
-        used = {name for node in nodes for name in node.input}
-        return nodes, {k: v for k, v in self.constants.items() if k in used}
-
-
-def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(kind, inputs, [output], name=output, **attributes)
-
-
 def interleave(parts: list[str], output: str, channels: int) -> Rewritten:
     """Nodes, and their constants, from four phases (N, C, H, W), `PHASES`, to one picture (N, 2H, 2W, C)."""
-    nodes = [_node("Transpose", [part], f"{part}/last", perm=LAST) for part in parts]
+    nodes = [new_node("Transpose", [part], f"{part}/last", perm=LAST) for part in parts]
     shapes = {
         "apart": [0, 0, 1, -1, 2 * channels],
         "together": [0, 0, -1, 2 * channels],
@@ -101,32 +53,20 @@ def interleave(parts: list[str], output: str, channels: int) -> Rewritten:
     rows = []
     for i in range(2):
         row = f"{output}/row{i}"
-        nodes.append(_node("Concat", [f"{part}/last" for part in parts[2 * i : 2 * i + 2]], row, axis=3))
+        nodes.append(new_node("Concat", [f"{part}/last" for part in parts[2 * i : 2 * i + 2]], row, axis=3))
         # Five axes, lest ONNX Runtime join the rows first and transpose them after that.
-        nodes.append(_node("Reshape", [row, f"{output}/apart"], f"{row}/apart"))
+        nodes.append(new_node("Reshape", [row, f"{output}/apart"], f"{row}/apart"))
         rows.append(f"{row}/apart")
     # A row of pixels of the one phase, then one of the other: in memory already the rows of the larger picture.
-    nodes.append(_node("Concat", rows, f"{output}/rows", axis=2))
-    nodes.append(_node("Reshape", [f"{output}/rows", f"{output}/together"], f"{output}/joined"))
-    nodes.append(_node("Reshape", [f"{output}/joined", f"{output}/picture"], output))
+    nodes.append(new_node("Concat", rows, f"{output}/rows", axis=2))
+    nodes.append(new_node("Reshape", [f"{output}/rows", f"{output}/together"], f"{output}/joined"))
+    nodes.append(new_node("Reshape", [f"{output}/joined", f"{output}/picture"], output))
     return nodes, constants
-
-
-def rewrite(model: onnx.ModelProto, change: Callable[[Nodes, Mapping[str, Array], set[str]], Rewritten]) -> None:
-    """Gives a model the nodes and constants that `split` or `join` makes of them, in place."""
-    graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    nodes, kept = change(list(graph.node), constants, {o.name for o in graph.output})
-    if nodes != list(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:], graph.initializer[:]
-        graph.node.extend(copies)
-        graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in kept.items())
 
 
 def split(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph with every joined convolution of `LEAST_CHANNELS` split."""
-    graph = _Graph(nodes, constants, outputs)
+    graph = Graph(nodes, constants, outputs)
     for conv in nodes:
         shuffle = graph.only_reader(conv.output[0])
         if conv.op_type != "Conv" or shuffle is None or shuffle.op_type != "DepthToSpace" or len(conv.input) != 3:
@@ -146,13 +86,13 @@ def split(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Re
             name = f"{conv.name}/phase{phase[0]}{phase[1]}"
             graph.constants[f"{name}/weight"] = kernel
             inputs = [conv.input[0], f"{name}/weight", f"{conv.name}/bias"]
-            new.append(_node("Conv", inputs, name, pads=pads(*phase), kernel_shape=list(kernel.shape[2:])))
+            new.append(new_node("Conv", inputs, name, pads=pads(*phase), kernel_shape=list(kernel.shape[2:])))
         last = f"{picture}/last"
         joining, shapes = interleave([n.output[0] for n in new], last, len(bias) // 4)
         new += joining
         graph.constants |= shapes
         norm = _joined_norm(graph, picture)
-        graph.replace([conv, shuffle], new if norm else [*new, _node("Transpose", [last], picture, perm=FIRST)])
+        graph.replace([conv, shuffle], new if norm else [*new, new_node("Transpose", [last], picture, perm=FIRST)])
         if norm:
             square, product, root, result = norm
             gamma, beta = (graph.constants[name] for name in product.input[1:])
@@ -162,18 +102,18 @@ def split(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Re
             graph.replace(
                 norm,
                 [
-                    _node("Mul", [last, last], square.output[0]),
-                    _node("MatMul", [square.output[0], f"{product.name}/gamma"], f"{product.name}/product"),
-                    _node("Add", [f"{product.name}/product", f"{product.name}/beta"], product.output[0]),
-                    _node("Sqrt", [product.output[0]], root.output[0]),
-                    _node(result.op_type, [last, root.output[0]], f"{end}/last"),
-                    _node("Transpose", [f"{end}/last"], end, perm=FIRST),
+                    new_node("Mul", [last, last], square.output[0]),
+                    new_node("MatMul", [square.output[0], f"{product.name}/gamma"], f"{product.name}/product"),
+                    new_node("Add", [f"{product.name}/product", f"{product.name}/beta"], product.output[0]),
+                    new_node("Sqrt", [product.output[0]], root.output[0]),
+                    new_node(result.op_type, [last, root.output[0]], f"{end}/last"),
+                    new_node("Transpose", [f"{end}/last"], end, perm=FIRST),
                 ],
             )
     return graph.result()
 
 
-def _joined_norm(graph: _Graph, x: str) -> Nodes | None:
+def _joined_norm(graph: Graph, x: str) -> Nodes | None:
     """Squares, 1×1 convolution, root, and product or quotient, where they alone read a tensor."""
     readers = graph.readers(x)
     square = next((n for n in readers if n.op_type == "Mul" and list(n.input) == [x, x]), None)
@@ -197,7 +137,7 @@ def _joined_norm(graph: _Graph, x: str) -> Nodes | None:
 
 def join(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph with all that `split` did undone."""
-    graph = _Graph(nodes, constants, outputs)
+    graph = Graph(nodes, constants, outputs)
     for reshape in nodes:
         block = _split_block(graph, reshape)
         if block is None:
@@ -211,11 +151,11 @@ def join(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rew
         name = convs[0].name.removesuffix("/phase00")
         graph.constants[f"{name}/weight"] = weight.reshape(4 * channels, inputs, 3, 3)
         graph.constants[f"{name}/biases"] = graph.constants[convs[0].input[2]].repeat(4)
-        conv = _node(
+        conv = new_node(
             "Conv", [convs[0].input[0], f"{name}/weight", f"{name}/biases"], name, pads=[1] * 4, kernel_shape=[3, 3]
         )
         last = reshape.output[0]
-        shuffle = _node("DepthToSpace", [name], last.removesuffix("/last"), blocksize=2, mode="CRD")
+        shuffle = new_node("DepthToSpace", [name], last.removesuffix("/last"), blocksize=2, mode="CRD")
         x = shuffle.output[0]
         norm = _split_norm(graph, last)
         if norm is None:
@@ -228,21 +168,22 @@ def join(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rew
         square, product, total, root, result, turn = norm
         gamma, label = graph.constants[product.input[1]], product.input[1].removesuffix("/gamma")
         graph.constants[f"{label}/weight"] = np.ascontiguousarray(gamma.T)[:, :, None, None]
-        new = _node("Conv", [square.output[0], f"{label}/weight", total.input[1]], total.output[0], kernel_shape=[1, 1])
+        parts = [square.output[0], f"{label}/weight", total.input[1]]
+        new = new_node("Conv", parts, total.output[0], kernel_shape=[1, 1])
         new.name = label
         graph.replace(
             norm,
             [
-                _node("Mul", [x, x], square.output[0]),
+                new_node("Mul", [x, x], square.output[0]),
                 new,
-                _node("Sqrt", [total.output[0]], root.output[0]),
-                _node(result.op_type, [x, root.output[0]], turn.output[0]),
+                new_node("Sqrt", [total.output[0]], root.output[0]),
+                new_node(result.op_type, [x, root.output[0]], turn.output[0]),
             ],
         )
     return graph.result()
 
 
-def _split_block(graph: _Graph, reshape: onnx.NodeProto) -> tuple[Nodes, Nodes] | None:
+def _split_block(graph: Graph, reshape: onnx.NodeProto) -> tuple[Nodes, Nodes] | None:
     """The four convolutions, and what lies between them and the picture with channels last."""
     chain = [reshape]
     for kind in ("Reshape", "Concat"):
@@ -268,7 +209,7 @@ def _split_block(graph: _Graph, reshape: onnx.NodeProto) -> tuple[Nodes, Nodes] 
     return convs, [*chain[:-1], *(n for nodes in found for n in nodes)]
 
 
-def _split_norm(graph: _Graph, last: str) -> Nodes | None:
+def _split_norm(graph: Graph, last: str) -> Nodes | None:
     """A GDN as `split` writes it, its transposition included."""
     chain: Nodes = []
     square = next((n for n in graph.readers(last) if n.op_type == "Mul" and list(n.input) == [last, last]), None)

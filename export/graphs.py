@@ -17,7 +17,8 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from calibration.phases import rewrite, split
+from calibration.cpu_form import to_cpu
+from calibration.rewriting import rewrite
 from export.source import GraphSource
 from runtime.backends.onnxruntime import OnnxRuntime
 
@@ -114,7 +115,7 @@ def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         del value.metadata_props[:]
         value.doc_string = ""
     del model.functions[:]
-    rewrite(model, split)
+    rewrite(model, to_cpu)
     store_halves(model)
     onnx.checker.check_model(model)
     return model

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.phases import join, rewrite
+from calibration.cpu_form import from_cpu
+from calibration.rewriting import rewrite
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST_WEIGHT = 2.0**15  # half of what fp16 holds
@@ -31,7 +32,7 @@ _HALVES = (_ELEMENTWISE - {"Cast", "Round"}) | {
 def fold_stored_halves(model: onnx.ModelProto) -> None:
     """Turns weights that are stored as fp16 behind a Cast into plain fp32 weights, in place.
 
-    Transposed convolutions take their joined form again: one large convolution is what GPUs want.
+    What was done for CPUs alone is undone: GPUs want one large convolution, not one a phase, and bytes outermost.
     """
     weights = {w.name: w for w in model.graph.initializer}
     kept = []
@@ -43,7 +44,7 @@ def fold_stored_halves(model: onnx.ModelProto) -> None:
         source.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(source).astype(np.float32), node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    rewrite(model, join)
+    rewrite(model, from_cpu)
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:

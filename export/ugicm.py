@@ -53,13 +53,13 @@ class ContextGraph(nn.Module):
     Where the symbols of the others are 0, their `y_hat` is their refined mean: so the encoder uses it too.
     """
 
-    def __init__(self, context: nn.Module) -> None:
+    def __init__(self, context: fast.Context) -> None:
         super().__init__()
         self.context = context
 
     def forward(self, symbols: Tensor, mean: Tensor, anchor: Tensor) -> Tensor:
         estimate = mean + symbols * anchor
-        return estimate * anchor + (self.context(estimate) + symbols) * (1 - anchor)
+        return estimate + (self.context.change(estimate) + symbols) * (1 - anchor)
 
 
 class TrunkGraph(nn.Module):
@@ -160,7 +160,7 @@ def _graphs(model: UGICM) -> dict[str, GraphSource]:
     }
     if model.context is not None:
         graphs["context"] = GraphSource(
-            ContextGraph(model.context),
+            ContextGraph(cast(fast.Context, model.context)),
             ("symbols", "mean", "anchor"),
             ("y_hat",),
             lambda h, w, n: (latent(h, w, n), latent(h, w, n) / 3, board(h, w)),

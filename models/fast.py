@@ -209,7 +209,11 @@ class Context(nn.Module):
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, estimate: Tensor) -> Tensor:
-        return estimate + self.leave(self.blocks(self.enter(estimate)))
+        return estimate + self.change(estimate)
+
+    def change(self, estimate: Tensor) -> Tensor:
+        """What is added to the estimate."""
+        return self.leave(self.blocks(self.enter(estimate)))
 
 
 class Synthesis(nn.Module):

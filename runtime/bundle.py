@@ -20,6 +20,7 @@ import numpy as np
 
 from runtime.errors import BundleError, PartError, VersionError
 from runtime.exact import ExactNetwork
+from runtime.folding import with_condition
 from runtime.graph_file import check_graph
 from runtime.range_coder import Tables
 
@@ -113,7 +114,6 @@ class Manifest:
             values["graphs"] = {
                 str(k): GraphEntry(_file_name(v["file"]), tuple(map(str, v["inputs"])), tuple(map(str, v["outputs"])))
                 for k, v in values["graphs"].items()
-                if "." not in str(k)  # a view's own graph, as bundles had before views were folded when opened
             }
             values["files"] = {
                 _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
@@ -296,6 +296,26 @@ class Bundle:
             )
         entry = self.manifest.graphs[name]
         return entry, self.file(entry.file)
+
+    def view(self, name: str, vector: np.ndarray) -> bytes:
+        """The ONNX file of a graph whose input `condition` is given once and for all.
+
+        A view may have a graph of its own, "g_s.human" beside "g_s": one in integers, which no longer takes a condition
+        into its weights.
+
+        Args:
+            name: the graph.
+            vector: (1, D) float32.
+
+        Raises:
+            BundleError: the condition cannot be folded into the graph.
+            PartError: the bundle holds only the half without this graph.
+        """
+        entry, model = self.graph(name)
+        for condition, known in self.condition_vectors.items():
+            if f"{name}.{condition}" in self.manifest.graphs and np.array_equal(known, vector):
+                return self.graph(f"{name}.{condition}")[1]
+        return with_condition(model, "condition", vector, self.path / entry.file)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

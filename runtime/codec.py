@@ -31,7 +31,6 @@ from runtime.errors import (
     UsageError,
 )
 from runtime.exact_path import Run, admitted_runner
-from runtime.folding import with_condition
 from runtime.tiles import TILED, Tiler, exact_reach
 
 if TYPE_CHECKING:
@@ -441,9 +440,7 @@ class Codec:
         if loaded is None:
             while len(self._views_of) >= VIEWS_KEPT:
                 self._views_of.pop(next(iter(self._views_of)))
-            entry, model = self.bundle.graph(graph)
-            folded = with_condition(model, "condition", vector, self.bundle.path / entry.file)
-            loaded = self.backend.load(folded, graph)
+            loaded = self.backend.load(self.bundle.view(graph, vector), graph)
         self._views_of[key] = loaded
         return loaded
 

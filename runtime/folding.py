@@ -162,13 +162,21 @@ class _Graph:
         return [part for _, part in self._parts if isinstance(part, _Node)]
 
     def _vectors(self, name: str) -> dict[str, np.ndarray]:
-        """What the graph makes of the condition alone: its parts, brought to (1, C, 1, 1)."""
+        """What the graph makes of the condition alone: its parts, brought to (1, C, 1, 1), and to
+        another order or other units."""
         vectors = {name: self._new[name]}
         for node in self._nodes():
             vector = vectors.get(node.inputs[0]) if len(node.inputs) == 2 else None
-            if vector is None or vector.ndim != 2:
+            if vector is None:
                 continue
-            if node.operator == "Unsqueeze" and self._integers(node.inputs[1]) == [2, 3]:
+            if node.operator == "Gather" and node.integers("axis", [0]) == [1]:
+                vectors.update(dict.fromkeys(node.outputs, self._ordered(vector, node.inputs[1])))
+            elif node.operator == "Mul" and node.inputs[1] in self._tensors:
+                if (units := self._weight(node.inputs[1])) is not None and units.shape == vector.shape:
+                    vectors.update(dict.fromkeys(node.outputs, vector * units))
+            elif vector.ndim != 2:
+                continue
+            elif node.operator == "Unsqueeze" and self._integers(node.inputs[1]) == [2, 3]:
                 vectors.update(dict.fromkeys(node.outputs, vector[:, :, None, None]))
             elif node.operator == "Split" and node.integers("axis", [0]) in ([1], [-1]):
                 if (sizes := self._integers(node.inputs[1])) is None:
@@ -177,6 +185,19 @@ class _Graph:
                     raise ValueError(f"its condition has {vector.shape[1]} numbers, which do not split as it says")
                 vectors.update(zip(node.outputs, np.split(vector, np.cumsum(sizes)[:-1], 1), strict=True))
         return vectors
+
+    def _ordered(self, vector: np.ndarray, name: str) -> np.ndarray:
+        """A vector with its numbers in the order that an initialiser tells."""
+        order = self._integers(name)
+        if order is None or sorted(order) != list(range(vector.shape[1])):
+            raise ValueError(f"{_short(name)} is no order of {vector.shape[1]} numbers")
+        self._take(vector.nbytes)
+        return vector[:, order]
+
+    def _take(self, nbytes: int) -> None:
+        self._room -= nbytes
+        if self._room < 0:
+            raise ValueError("its convolutions share their weights")
 
     def _tensor(self, message: memoryview) -> np.ndarray | None:
         """An initialiser, None where its type or form is none that export writes."""
@@ -256,9 +277,7 @@ class _Graph:
             return False
         if (outputs, inputs) != (len(low_rank.up), low_rank.down.shape[1]) or bias.shape != (outputs,):
             raise ValueError(f"what a condition adds to {_short(conv.inputs[1])} does not fit it")
-        self._room -= weight.nbytes
-        if self._room < 0:
-            raise ValueError("its convolutions share their weights")
+        self._take(weight.nbytes)
         if shift is not None:
             bias = bias + _channels(vectors[shift], outputs, shift)
         added = (low_rank.up * low_rank.gate) @ low_rank.down

@@ -15,7 +15,6 @@ from calibration import int8
 from runtime import Codec
 from runtime.bundle import Bundle
 from runtime.bundles import DEFAULT
-from runtime.folding import with_condition
 from runtime.images import write_image
 from runtime.metrics import psnr
 
@@ -102,10 +101,9 @@ def quantised_convolutions(graph: onnx.GraphProto) -> int:
 
 def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
-    for name in ("g_a", "g_s_trunk", "g_s"):
+    assert opened.view("g_s", opened.condition_vectors["machine"]) == opened.graph("g_s.machine")[1]
+    for name in ("g_a", "g_s_trunk", "g_s.human", "g_s.machine"):
         model = opened.graph(name)[1]
-        if name == "g_s":
-            model = with_condition(model, "condition", opened.condition_vectors["machine"])
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -115,6 +113,15 @@ def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_pa
         fused = [node for node in optimised.node if node.op_type == "QLinearConv"]
         assert len(fused) == quantised_convolutions(onnx.load_from_string(model).graph) > 5
         assert all(node.input[8] in constants for node in fused)  # else another, slower kernel runs
+
+
+def test_the_head_for_other_conditions_folds_in_float(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    vector = opened.condition_vectors["machine"] / 2
+    folded = onnx.load_from_string(opened.view("g_s", vector)).graph
+    assert quantised_convolutions(folded) == 0
+    # Nothing is left of the condition: one convolution where there were three.
+    assert len([n for n in folded.node if n.op_type == "Conv"]) == 10
 
 
 def test_the_tensorrt_form_has_what_tensorrt_reads_only(for_tensorrt: Path) -> None:

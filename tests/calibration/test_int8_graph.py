@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.int8_equalise import Equaliser
-from calibration.int8_graph import FloatGraph, Quantiser, Step
+from calibration.int8_graph import FloatGraph, Step
+from calibration.int8_quantiser import Quantiser
 from calibration.int8_ranges import Sample, best_step, collect, quantise_weights
 from runtime.backends.onnxruntime import OnnxRuntime
 
@@ -140,6 +141,24 @@ def test_every_layer_alone_and_all_together_are_near(name: str, form: str) -> No
         found = output(writer.write(chosen), given)
         error = np.sqrt(np.mean((found - expected) ** 2) / np.var(expected))
         assert 0 < error < 0.06, chosen
+
+
+@pytest.mark.parametrize("level", ["all", "disable"])
+def test_a_sum_in_float_takes_the_unrounded_sums_of_an_integer_product(level: str) -> None:
+    graph = residual()
+    given = feed(graph, 2)
+    writer = quantiser(graph, [given])
+    everything = {layer.name for layer in graph.layers}
+    written = writer.write(everything - {"sum"})
+    nodes = [n.op_type for n in onnx.load_from_string(written).graph.node]
+    assert nodes.count("MatMulIntegerToFloat") == 1
+    expected = output(graph.model(), given)
+    found = OnnxRuntime(threads=1, level=level).load(written, "small")(given)[0]
+
+    def error(values: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((values - expected) ** 2) / np.var(expected)))
+
+    assert 0 < error(found) < error(output(writer.write(everything), given))
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])

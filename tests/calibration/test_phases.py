@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calibration import int8_graph
-from calibration.int8_graph import FloatGraph, Quantiser
+from calibration import int8_quantiser
+from calibration.int8_graph import FloatGraph
+from calibration.int8_quantiser import Quantiser
 from calibration.int8_ranges import best_step, collect, quantise_weights
 from calibration.int8_search import _tensors
 from calibration.phases import LEAST_CHANNELS, phase_weights
@@ -119,7 +120,7 @@ def test_quantised_phases_are_the_same_integers_as_one_convolution(monkeypatch: 
     }
     everything = {layer.name for layer in graph.layers}
     split = Quantiser(graph, steps, weights).write(everything)
-    monkeypatch.setattr(int8_graph, "phase_weights", lambda weight: None)
+    monkeypatch.setattr(int8_quantiser, "phase_weights", lambda weight: None)
     whole = Quantiser(graph, steps, weights).write(everything)
     counts = [sum(n.op_type == "Conv" for n in onnx.load_from_string(m).graph.node) for m in (split, whole)]
     assert counts == [10, 4]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -39,12 +40,18 @@ def test_a_changed_or_missing_file_is_named(copy: Path, name: str) -> None:
         Bundle.open(copy)
 
 
-def test_a_view_with_a_graph_of_its_own_is_ignored(copy: Path) -> None:
-    edit(copy, lambda v: v["graphs"].update({"g_s.human": v["graphs"]["g_s_trunk"]}))
-    opened = Bundle.open(copy)
-    assert not any("." in name for name in opened.manifest.graphs)
-    codec = Codec(opened, open_backend("onnxruntime", threads=1))
-    assert codec.decode(codec.encode(np.zeros((8, 8, 3), np.uint8)), "human").shape == (8, 8, 3)
+def test_a_view_with_a_graph_of_its_own_runs_that(copy: Path, photograph: np.ndarray) -> None:
+    plain = Bundle.open(copy)
+    machine = plain.view("g_s", plain.condition_vectors["machine"])
+    (copy / "g_s.human.onnx").write_bytes(machine)
+    digest = {"sha256": hashlib.sha256(machine).hexdigest(), "bytes": len(machine)}
+    edit(copy, lambda v: v["files"].update({"g_s.human.onnx": digest}))
+    entry = {"file": "g_s.human.onnx", "inputs": ["features"], "outputs": ["image"]}
+    edit(copy, lambda v: v["graphs"].update({"g_s.human": entry}))
+    codec = Codec(Bundle.open(copy), open_backend("onnxruntime", threads=1))
+    human, other, between = codec.decode_views(codec.encode(photograph), ["human", "machine", 0.5])
+    assert np.array_equal(human, other)
+    assert not np.array_equal(human, between)
 
 
 def test_another_format_is_a_version_error(copy: Path) -> None:

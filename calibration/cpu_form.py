@@ -1,0 +1,25 @@
+"""The form that CPUs run fastest, and back to the one that calibration and other devices begin at.
+
+Each step computes the same, up to the order of summation, and can be undone, to the last bit of every weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from calibration import blocked, channels_last, phases
+from calibration.rewriting import Array, Nodes, Rewritten
+
+
+def to_cpu(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
+    """The nodes and constants of a graph for CPUs."""
+    for step in (phases.split, channels_last.pack, blocked.hold):
+        nodes, constants = step(nodes, constants, outputs)
+    return nodes, dict(constants)
+
+
+def from_cpu(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
+    """The nodes and constants of a graph as `to_cpu` was given them; the names of some tensors differ."""
+    for step in (blocked.release, channels_last.unpack, phases.join):
+        nodes, constants = step(nodes, constants, outputs)
+    return nodes, dict(constants)
