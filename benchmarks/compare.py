@@ -34,6 +34,7 @@ from export.to_onnx import export_bundle
 from models.entropy import compressai_module
 from runtime import Codec, range_coder
 from runtime.benchmark import generated_image, sparse_symbols
+from runtime.codec import SYMBOLS_A_SUBSTREAM
 from runtime.images import read_image
 
 Work = Callable[[], Any]
@@ -138,7 +139,7 @@ def coders(fast: Codec) -> dict[str, dict[str, Work]]:
     symbols, rows = sparse_symbols()
     tables = fast.bundle.y_tables
     symbols = np.where(tables.lengths[rows] > 0, symbols, 0).astype(np.int32)
-    count = -(-symbols.size // 65536)
+    count = -(-symbols.size // SYMBOLS_A_SUBSTREAM)
     streams = range_coder.encode(symbols, rows, tables, count)
     scales = compressai_module("models.google").get_scale_table()
     conditional = compressai_module("entropy_models").GaussianConditional(None)

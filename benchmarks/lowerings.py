@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from calibration.int8_graph import FloatGraph
 from export.graphs import export_graph
 from export.lowering import fold_gdn, shuffled, strided
-from export.source import GraphSource
+from export.source import GraphSource, ImageInput, ImageOutput
 from models.entropy import gdn
+from models.fast import Block
 from runtime.backends.onnxruntime import OnnxRuntime
 from runtime.bundle import Bundle
 from runtime.bundles import DEFAULT
@@ -67,32 +68,21 @@ class Multiplied(nn.Module):
         return x / torch.sqrt(torch.matmul(self.weight, squares) + self.bias).reshape(x.shape)
 
 
-class Picture(nn.Module):
-    """Latents at 1/8 to uint8 pixels: clipped, rounded and made bytes before or after the pixel shuffle."""
+def session(backend: OnnxRuntime, module: nn.Module, x: np.ndarray, general: bool = False) -> Run:
+    """A module in ONNX Runtime on a fixed input, of any batch, height and width.
 
-    def __init__(self, first: bool) -> None:
-        super().__init__()
-        self.first = first
+    General: as it is before `calibration.cpu_form`.
+    """
+    image = x.dtype == np.uint8
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.first:
-            x = nn.functional.pixel_shuffle(x, 8)
-            return torch.round(x.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1)
-        x = torch.round(x.clamp(0, 1) * 255).to(torch.uint8)
-        n, _, h, w = x.shape
-        return x.reshape(n, 3, 8, 8, h, w).permute(0, 4, 2, 5, 3, 1).reshape(n, 8 * h, 8 * w, 3)
+    def example(h: int, w: int, n: int) -> tuple[Tensor]:
+        shape = (n, 8 * h, 8 * w, 3) if image else (n, x.shape[1], 8 * h, 8 * w)
+        return (torch.zeros(shape, dtype=torch.uint8 if image else torch.float32),)
 
-
-def session(
-    backend: OnnxRuntime, module: nn.Module, shape: tuple[int, ...], x: np.ndarray, joined: bool = False
-) -> Run:
-    """A module in ONNX Runtime on a fixed input, of any batch, height and width; see `calibration.phases` of joined."""
-    source = GraphSource(
-        module.eval(), ("x",), ("out",), lambda h, w, n: (torch.zeros(n, shape[1], 8 * h, 8 * w),),
-        ({0: "n", 2: "8h", 3: "8w"},), 1.0,
-    )  # fmt: skip
+    axes = {0: "n", 1: "8h", 2: "8w"} if image else {0: "n", 2: "8h", 3: "8w"}
+    source = GraphSource(module.eval(), ("x",), ("out",), example, (axes,), 1.0)
     model = export_graph("g", source).SerializeToString()
-    graph = backend.load(FloatGraph.parse(model).model() if joined else model, "g")
+    graph = backend.load(FloatGraph.parse(model).model() if general else model, "g")
     return lambda: graph({"x": x})[0]
 
 
@@ -130,7 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def pair(name: str, before: nn.Module, after: nn.Module, channels: int, height: int, width: int) -> None:
         x = rng.normal(size=(1, channels, height, width)).astype(np.float32)
-        add(name, *(session(backend, module, x.shape, x) for module in (before, after)))
+        add(name, *(session(backend, module, x) for module in (before, after)))
+
+    def forms(name: str, module: nn.Module, x: np.ndarray) -> None:
+        add(name, *(session(backend, module, x, general) for general in (True, False)))
 
     for channels, out, height, width in (
         (192, 128, 32, 48),
@@ -141,25 +134,31 @@ def main(arguments: list[str] | None = None) -> int:
         deconv = nn.ConvTranspose2d(channels, out, 5, 2, 2, output_padding=1)
         words = f"transposed 5×5 convolution {channels} to {out} at {width}×{height}: 3×3 and pixel shuffle"
         x = rng.normal(size=(1, channels, height, width)).astype(np.float32)
-        original = session(backend, deconv, x.shape, x)
-        add(words, original, session(backend, shuffled(deconv), x.shape, x, joined=True))
+        add(words, session(backend, deconv, x), session(backend, shuffled(deconv), x, general=True))
         if out > 3:
             words = f"{channels} to {out} at {width}×{height}: a convolution a phase, GDN on channels last"
             chain = nn.Sequential(shuffled(deconv), fold_gdn(gdn(out, True)), nn.Conv2d(out, 16, 3, padding=1))
-            add(words, *(session(backend, chain, x.shape, x, joined) for joined in (True, False)))
+            forms(words, chain, x)
     conv = nn.Conv2d(192, 128, 1)
     unshuffled = nn.Sequential(nn.PixelUnshuffle(8), conv)
     pair("pixel unshuffle 8 and convolution: one of stride 8", unshuffled, strided(8, conv), 3, 512, 768)
-    conv = nn.Conv2d(512, 192, 1)
-    unshuffled = nn.Sequential(nn.PixelUnshuffle(2), conv)
-    pair("pixel unshuffle 2 and convolution: one of stride 2", unshuffled, strided(2, conv), 128, 64, 96)
+    halving = nn.Conv2d(512, 192, 1)
+    unshuffled = nn.Sequential(nn.PixelUnshuffle(2), halving)
+    pair("pixel unshuffle 2 and convolution: one of stride 2", unshuffled, strided(2, halving), 128, 64, 96)
     norm = gdn(128)
     folded = fold_gdn(norm)
     pair("GDN: reparametrisation folded", norm, folded, 128, 128, 192)
     pair("GDN: times the reciprocal root", folded, Reciprocal(folded.norm), 128, 128, 192)
     pair("GDN: powers", folded, Powers(folded.norm), 128, 128, 192)
     pair("GDN: matrix product", folded, Multiplied(folded.norm), 128, 128, 192)
-    pair("bytes before the pixel shuffle", Picture(False), Picture(True), 192, 64, 96)
+    image = rng.integers(0, 256, (1, 512, 768, 3), np.uint8)
+    fine, coarse = (rng.normal(size=s).astype(np.float32) for s in ((1, 128, 64, 96), (1, 192, 32, 48)))
+    forms("image to convolution of stride 8: patches of bytes", nn.Sequential(ImageInput(), strided(8, conv)), image)
+    up = nn.Sequential(nn.Conv2d(192, 512, 1), nn.PixelShuffle(2), nn.Conv2d(128, 128, 3, padding=1, groups=128))
+    forms("pixel shuffle 2 of 512 channels: runs of floats", up, coarse)
+    tail = nn.Sequential(nn.Conv2d(128, 192, 1), nn.PixelShuffle(8), ImageOutput())
+    forms("picture: bytes first, then runs of them", tail, fine)
+    forms("three residual blocks at 96×64: sums in blocks", nn.Sequential(*(Block(128) for _ in range(3))), fine)
     bundle = Bundle.open(args.bundle)
     for name, vector in bundle.condition_vectors.items():
         model = bundle.graph("g_s")[1]

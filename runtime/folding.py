@@ -173,6 +173,7 @@ class _Graph:
                 vectors.update(dict.fromkeys(node.outputs, self._ordered(vector, node.inputs[1])))
             elif node.operator == "Mul" and node.inputs[1] in self._tensors:
                 if (units := self._weight(node.inputs[1])) is not None and units.shape == vector.shape:
+                    self._take(vector.nbytes)
                     vectors.update(dict.fromkeys(node.outputs, vector * units))
             elif vector.ndim != 2:
                 continue

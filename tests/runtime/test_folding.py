@@ -137,6 +137,34 @@ def test_a_tensor_that_something_else_reads_stays(model: UGICM, head: bytes) -> 
     assert apart(found[0], expected[0]) <= 1 and np.allclose(found[1], expected[1], atol=1e-5)
 
 
+def test_a_vector_in_other_units_folds() -> None:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Unsqueeze", ["condition", "axes"], ["vector"]),
+        make("Mul", ["vector", "units"], ["gate"]),
+        make("Gather", ["gate", "order"], ["ordered"], axis=1),
+        make("Conv", ["x", "weight"], ["plain"]),
+        make("Conv", ["x", "down"], ["low"]),
+        make("Mul", ["low", "ordered"], ["gated"]),
+        make("Conv", ["gated", "up"], ["added"]),
+        make("Add", ["plain", "added"], ["y"]),
+    ]
+    rng = np.random.default_rng(7)
+    shapes = {"weight": (4, 3, 1, 1), "down": (2, 3, 1, 1), "up": (4, 2, 1, 1), "units": (1, 2, 1, 1)}
+    arrays: dict[str, np.ndarray] = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    arrays |= {"axes": np.array([2, 3]), "order": np.array([1, 0])}
+    ends = {"x": [1, 3, 8, 6], "condition": [1, 2], "y": None}
+    values = {n: onnx.helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in ends.items()}
+    weights = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"], values["condition"]], [values["y"]], weights)
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    vector, x = np.array([[0.5, -2]], np.float32), rng.normal(size=(1, 3, 8, 6)).astype(np.float32)
+    folded = with_condition(data.SerializeToString(), "condition", vector)
+    assert [n.op_type for n in onnx.load_from_string(folded).graph.node] == ["Conv"]
+    expected = BACKEND.load(data.SerializeToString(), "g")({"x": x, "condition": vector})[0]
+    assert np.allclose(BACKEND.load(folded, "g")({"x": x})[0], expected, atol=1e-5)
+
+
 ALIKE: dict[str, tuple[str, dict[str, list[int]], tuple[int, int]]] = {
     "a sum that folds": ("x", {}, (1, 1)),
     "of another tensor": ("other", {}, (1, 1)),
@@ -189,6 +217,7 @@ def replace(graph: onnx.GraphProto, stem: str, array: np.ndarray) -> None:
     found.CopyFrom(numpy_helper.from_array(array, found.name))
 
 
+ORDER = "g_s.outermost/Add/order"
 UP, DOWN, WEIGHT = "g_s.blocks.0.inner.up.weight", "g_s.blocks.0.inner.down.weight", "g_s.blocks.0.expand.weight"
 
 
@@ -236,6 +265,9 @@ MALFORMED: dict[str, tuple[Callable[[onnx.GraphProto], object], str]] = {
     "fewer parts": (lambda g: replace(g, node(g, "Split").input[1], np.array([92])), "do not split"),
     "other gate": (lambda g: node(g, "g_s.blocks.0.inner/Mul").input.__setitem__(0, "Unsqueeze"), "no vector of 2"),
     "other shift": (lambda g: node(g, "g_s.blocks.0.inner/Add").input.__setitem__(1, "Unsqueeze_2"), "no vector of"),
+    "an order of others": (lambda g: replace(g, ORDER, np.zeros(192, np.int64)), "no order of 192"),
+    "an order of fewer": (lambda g: replace(g, ORDER, np.arange(191)), "no order of 192"),
+    "an order of floats": (lambda g: replace(g, ORDER, np.zeros(192, np.float32)), "no order of 192"),
     "shared weights": (share, "share their weights"),
     "another input": (lambda g: setattr(g.input[1], "name", "beta"), "no input condition"),
 }

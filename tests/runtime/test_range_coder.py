@@ -103,6 +103,19 @@ def test_short_rows_of_one_likely_entry_decode_by_another_model():
     assert distinct == [True, False, False]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 1.0])
+def test_symbols_are_grouped_by_row_in_scan_order_however_many_are_skipped(share):
+    tables = make_tables([[], [], [TOTAL // 2, TOTAL // 2], [], [TOTAL - 3, 1, 2]], [0] * 5)
+    rng = np.random.default_rng(3)
+    rows = np.where(rng.random(5000) < share, rng.integers(2, 5, 5000), rng.integers(0, 2, 5000)).astype(np.uint8)
+    symbols = np.where(tables.lengths[rows] > 0, rng.integers(-5, 6, 5000), 0).astype(np.int32)
+    order, used, counts, ends = range_coder._grouped(rows, tables)
+    assert np.array_equal(rows[order], np.sort(rows[rows >= 2]))
+    assert all(np.all(np.diff(order[end - count : end]) > 0) for count, end in zip(counts, ends, strict=True))
+    assert np.array_equal(np.repeat(used, counts), rows[order])
+    np.testing.assert_array_equal(decode(encode(symbols, rows, tables), rows, tables), symbols)
+
+
 def test_skipped_rows_cost_nothing_and_decode_to_zero():
     tables = make_tables([[], [TOTAL]], [0, 0])
     rows = np.zeros(1000, np.uint8)
