@@ -5,8 +5,8 @@ first. With channels last, and a shuffle's channels ordered row, column, channel
 other: a shuffle moves whole runs of them, where on channels first it moves single numbers. `pack` brings graphs to that
 form:
 
-- an image's bytes go through one DequantizeLinear; where a convolution of stride and kernel f is the first to read
-  them, its patches are runs of 3·f bytes, and it becomes a matrix product;
+- where a convolution of stride and kernel f is the first to read an image, its patches are runs of 3·f bytes, and it
+  becomes a matrix product;
 - a pixel shuffle after a convolution has that convolution's channels reordered;
 - a picture is clipped, rounded and made bytes by one QuantizeLinear, before its pixels are shuffled.
 
@@ -244,33 +244,36 @@ def _pack_picture(graph: Graph) -> None:
 
 
 def _to_bytes(graph: Graph, source: str, output: str) -> Nodes:
-    last = f"{output}/last"
-    scale, zero = _byte_step(graph, output)
+    """Clipped, times 255, rounded and made bytes; what is below 0 or above 255 becomes that."""
+    constants = {"white": np.asarray(WHITE, np.float32), "scale": np.asarray(1, np.float32), "zero": np.uint8(0)}
+    graph.constants |= {f"{output}/{k}": np.asarray(v) for k, v in constants.items()}
     return [
-        new_node("Transpose", [source], last, perm=LAST),
-        new_node("QuantizeLinear", [last, scale, zero], output),
+        new_node("Transpose", [source], f"{output}/last", perm=LAST),
+        new_node("Mul", [f"{output}/last", f"{output}/white"], f"{output}/scaled"),
+        new_node("QuantizeLinear", [f"{output}/scaled", f"{output}/scale", f"{output}/zero"], output),
     ]
 
 
-def _byte_step(graph: Graph, name: str) -> list[str]:
-    names = [f"{name}/scale", f"{name}/zero"]
-    graph.constants.update(zip(names, (np.asarray(1 / WHITE, np.float32), np.asarray(0, np.uint8)), strict=True))
-    return names
-
-
-def _is_byte_step(graph: Graph, node: onnx.NodeProto) -> bool:
-    scale, zero = (graph.constants.get(name) for name in (*node.input[1:], "", "")[:2])
-    if scale is None or zero is None or zero.dtype != np.uint8:
-        return False
-    return scale.size == 1 and float(scale) == float(np.float32(1 / WHITE)) and not zero.any()
+def _of_bytes(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
+    """The nodes that `_to_bytes` made, of which this is the last."""
+    if node.op_type != "QuantizeLinear" or len(node.input) != 3:
+        return None
+    mul = graph.maker(node.input[0])
+    turn = None if mul is None or mul.op_type != "Mul" else graph.maker(mul.input[0])
+    if mul is None or turn is None or attribute(turn, "perm") != LAST:
+        return None
+    scale, zero, white = (graph.constants.get(name) for name in (*node.input[1:], mul.input[1]))
+    if scale is None or zero is None or white is None or zero.dtype != np.uint8 or white.size != 1:
+        return None
+    return [turn, mul, node] if (float(scale), int(zero), float(white)) == (1, 0, WHITE) else None
 
 
 def _unpack_picture(graph: Graph) -> None:
     for node in graph.nodes:
-        last = graph.maker(node.input[0]) if node.op_type == "QuantizeLinear" and _is_byte_step(graph, node) else None
-        if last is None or attribute(last, "perm") != LAST:
+        if (old := _of_bytes(graph, node)) is None:
             continue
-        source, old, new = last.input[0], [last, node], []
+        new: Nodes = []
+        source = old[0].input[0]
         picture = node.output[0]
         if picture not in graph.outputs:
             apart = graph.only_reader(picture)
@@ -305,24 +308,15 @@ def _pack_image(graph: Graph) -> None:
     for turn in graph.nodes:
         cast = graph.only_reader(turn.output[0])
         divided = None if cast is None else graph.only_reader(cast.output[0])
+        conv = None if divided is None else graph.only_reader(divided.output[0])
         if attribute(turn, "perm") != FIRST or graph.maker(turn.input[0]) is not None:
             continue
-        if cast is None or cast.op_type != "Cast" or divided is None or divided.op_type != "Div":
+        if cast is None or divided is None or conv is None or (cast.op_type, divided.op_type) != ("Cast", "Div"):
             continue
         white = graph.constants.get(divided.input[1])
-        if white is None or white.size != 1 or float(white) != WHITE or divided.output[0] in graph.outputs:
+        if white is None or white.size != 1 or not (side := _patch_side(graph, conv)):
             continue
         image, floats = turn.input[0], divided.output[0]
-        scale, zero = _byte_step(graph, floats)
-        conv = graph.only_reader(floats)
-        side = 0 if conv is None else _patch_side(graph, conv)
-        if not side or conv is None:
-            turned = new_node("Transpose", [image], f"{floats}/bytes", perm=FIRST)
-            graph.replace(
-                [turn, cast, divided],
-                [turned, new_node("DequantizeLinear", [f"{floats}/bytes", scale, zero], floats)],
-            )
-            return
         run = COLOURS * side
         shapes = {"joined": [0, -1, 0, run], "apart": [0, 0, side, -1, run], "patch": [0, 0, 0, -1]}
         graph.constants |= {f"{floats}/{k}": np.asarray(v, np.int64) for k, v in shapes.items()}
@@ -330,8 +324,7 @@ def _pack_image(graph: Graph) -> None:
         graph.constants[f"{conv.name}/weight/patch"] = np.ascontiguousarray(
             weight.transpose(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
         )
-        inputs = [floats, f"{conv.name}/weight/patch", *conv.input[2:]]
-        product = new_node("Conv", inputs, conv.output[0], kernel_shape=[1, 1])
+        product = new_node("Conv", [floats, f"{conv.name}/weight/patch", *conv.input[2:]], conv.output[0])
         product.name = conv.name
         graph.replace(
             [turn, cast, divided, conv],
@@ -340,7 +333,8 @@ def _pack_image(graph: Graph) -> None:
                 new_node("Reshape", [f"{floats}/runs", f"{floats}/apart"], f"{floats}/rows"),
                 new_node("Transpose", [f"{floats}/rows"], f"{floats}/patches", perm=_ROWS),
                 new_node("Reshape", [f"{floats}/patches", f"{floats}/patch"], f"{floats}/bytes"),
-                new_node("DequantizeLinear", [f"{floats}/bytes", scale, zero], f"{floats}/last"),
+                new_node("Cast", [f"{floats}/bytes"], f"{floats}/cast", to=TensorProto.FLOAT),
+                new_node("Div", [f"{floats}/cast", divided.input[1]], f"{floats}/last"),
                 new_node("Transpose", [f"{floats}/last"], floats, perm=FIRST),
                 product,
             ],
@@ -360,53 +354,35 @@ def _patch_side(graph: Graph, conv: onnx.NodeProto) -> int:
 
 
 def _unpack_image(graph: Graph) -> None:
-    for node in graph.nodes:
-        if node.op_type != "DequantizeLinear" or not _is_byte_step(graph, node):
-            continue
-        before = graph.maker(node.input[0])
-        if before is None:
-            continue
-        if attribute(before, "perm") == FIRST and graph.maker(before.input[0]) is None:
-            graph.replace([before, node], _from_bytes(graph, before.input[0], node.output[0]))
-            return
-        first = graph.maker(before.input[0])
-        rows = None if first is None else graph.maker(first.input[0])
-        start = None if rows is None else graph.maker(rows.input[0])
+    for start in graph.nodes:
+        rows = graph.only_reader(start.output[0])
         shape = None if rows is None or rows.op_type != "Reshape" else graph.constants.get(rows.input[1])
-        if start is None or start.op_type != "Reshape" or shape is None or len(shape) != 5:
+        if start.op_type != "Reshape" or graph.maker(start.input[0]) is not None or shape is None or len(shape) != 5:
             continue
         side, run = int(shape[2]), int(shape[4])
-        chain = _follow(
-            graph,
-            start,
-            [("Reshape", [0, 0, side, -1, run]), ("Transpose", _ROWS), ("Reshape", [0, 0, 0, -1])],
-        )
-        turn = graph.only_reader(node.output[0])
-        if chain is None or run != COLOURS * side or turn is None or attribute(turn, "perm") != FIRST:
+        layout = [("Reshape", [0, 0, side, -1, run]), ("Transpose", _ROWS), ("Reshape", [0, 0, 0, -1])]
+        chain = _follow(graph, start, layout)
+        for kind in ("Cast", "Div", "Transpose", "Conv"):
+            node = None if chain is None else graph.only_reader(chain[-1].output[0])
+            chain = None if chain is None or node is None or node.op_type != kind else [*chain, node]
+        if chain is None or run != COLOURS * side:
             continue
-        conv = graph.only_reader(turn.output[0])
-        weight = None if conv is None or conv.op_type != "Conv" else graph.constants.get(conv.input[1])
-        if conv is None or weight is None or weight.shape[1:] != (side * run, 1, 1):
+        *_, cast, divided, turn, conv = chain
+        weight = graph.constants.get(conv.input[1])
+        if weight is None or weight.shape[1:] != (side * run, 1, 1) or attribute(turn, "perm") != FIRST:
             continue
         kernel = weight.reshape(len(weight), side, side, COLOURS).transpose(0, 3, 1, 2)
         graph.constants[f"{conv.name}/weight"] = np.ascontiguousarray(kernel)
-        floats = turn.output[0]
-        strided = new_node(
-            "Conv",
-            [floats, f"{conv.name}/weight", *conv.input[2:]],
-            conv.output[0],
-            kernel_shape=[side] * 2,
-            strides=[side] * 2,
-        )
+        floats, inputs = turn.output[0], [turn.output[0], f"{conv.name}/weight", *conv.input[2:]]
+        strided = new_node("Conv", inputs, conv.output[0], kernel_shape=[side] * 2, strides=[side] * 2)
         strided.name = conv.name
-        graph.replace([*chain, node, turn, conv], [*_from_bytes(graph, start.input[0], floats), strided])
+        graph.replace(
+            chain,
+            [
+                new_node("Transpose", [start.input[0]], f"{floats}/first", perm=FIRST),
+                new_node("Cast", [f"{floats}/first"], f"{floats}/cast", to=TensorProto.FLOAT),
+                new_node("Div", [f"{floats}/cast", divided.input[1]], floats),
+                strided,
+            ],
+        )
         return
-
-
-def _from_bytes(graph: Graph, image: str, floats: str) -> Nodes:
-    graph.constants[f"{floats}/white"] = np.asarray(WHITE, np.float32)
-    return [
-        new_node("Transpose", [image], f"{floats}/first", perm=FIRST),
-        new_node("Cast", [f"{floats}/first"], f"{floats}/cast", to=TensorProto.FLOAT),
-        new_node("Div", [f"{floats}/cast", f"{floats}/white"], floats),
-    ]
