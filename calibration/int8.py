@@ -182,7 +182,7 @@ def _side(
 
 
 def _print_side(console: Console, title: str, side: Side, found: Found, tolerance: float) -> None:
-    table = Table("layer", "share of work", "loss alone, dB", "", title=f"{title}: sensitivity")
+    table = Table("layer", "share of cost", "loss alone, dB", "", title=f"{title}: sensitivity")
     work = sum(side.weight.values())
     for graph, layers in side.graphs.items():
         for layer in layers.layers:

@@ -31,8 +31,12 @@ Choice = frozenset[tuple[str, str]]
 STRENGTHS = (0.0, 0.5, 0.75, 1.0)
 DB_A_DOUBLING = 3.0
 """PSNR that twice the rate buys; of hyperprior codecs on Kodak, taken where a codec has one quality only."""
-MACS_A_SUM = 40
-"""What an element of a sum or product left in float costs, in multiplications of a float convolution (ONNX Runtime)."""
+MACS_A_PRODUCT, MACS_A_SUM, MACS_A_DEPTHWISE = 40, 4, 300
+"""What an element left in float costs, in multiplications of a float convolution, as measured with ONNX Runtime.
+
+A sum costs next to nothing where the convolution before it gives floats; a depthwise convolution in float between
+integer ones has its input and output restored, transposed and quantised again.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Side:
         graphs: name → graph, in the order they run, channels brought to similar ranges.
         steps, weights: of each graph, as `Quantiser` takes them.
         form: see `calibration.int8_quantiser`.
-        weight: (graph, layer) → multiplications a layer does on a pixel of the image, sums by `MACS_A_SUM`.
+        weight: (graph, layer) → what a layer left in float costs, in multiplications on a pixel of the image.
         handed: tensors that one graph hands to another.
         kept: graphs that stay in float, `g_s` where every view has a graph of its own.
     """
@@ -135,7 +139,7 @@ def prepare(
     handed = _agree(graphs, steps)
     pixels = sum(c.image.shape[0] * c.image.shape[1] for c in coded)
     weight = {
-        (name, layer.name): _work(graph, layer) * sizes[name][layer.output] / pixels
+        (name, layer.name): _work(graph, layer, form) * sizes[name][layer.output] / pixels
         for name, graph in graphs.items()
         for layer in graph.layers
     }
@@ -163,9 +167,13 @@ def _agree(graphs: Mapping[str, FloatGraph], steps: dict[str, dict[str, Step]]) 
     return frozenset(handed)
 
 
-def _work(graph: FloatGraph, layer: Layer) -> float:
-    """Multiplications for an element of the output."""
-    return float(np.prod(graph.parameters(layer)[0].shape[1:])) if layer.kind == "conv" else MACS_A_SUM
+def _work(graph: FloatGraph, layer: Layer, form: Form) -> float:
+    """Multiplications for an element of the output; of other layers what costs as much."""
+    if layer.kind != "conv":
+        return MACS_A_SUM if layer.kind == "add" and form == "cpu" else MACS_A_PRODUCT
+    weight = graph.parameters(layer)[0]
+    depthwise = form == "cpu" and weight.shape[1] == 1 and len(weight) > 1
+    return MACS_A_DEPTHWISE if depthwise else float(np.prod(weight.shape[1:]))
 
 
 def synthesis_loss(coded: Sequence[Coded], backend: Backend) -> Callable[[Mapping[str, bytes]], float]:

@@ -41,6 +41,7 @@ __all__ = ["Codec", "find_bundle"]
 
 SYMBOLS_A_SUBSTREAM = 131072
 LARGEST_SYMBOL = 2**31 - 1
+CACHED = 2**17  # numbers of an array that stay in a processor's cache, several such arrays beside each other
 LARGEST_BATCH = 8e6  # pixels, on a GPU
 VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition
 DEFAULT_QUALITY = 4
@@ -203,16 +204,19 @@ class Codec:
         anchor: np.ndarray | None = None,
     ) -> np.ndarray:
         """int32 symbols of a part of `y`, from arrays of the same size; `anchor` with a context."""
-        coded = self.bundle.y_tables.coded(scale_index)
-        if mean is None:
-            return _quantise(np.array(y), coded)
-        symbols = _quantise(y - mean, coded)
-        if anchor is None:
+        symbols = np.empty(y.shape, np.int32)
+        for part in _channels(y.shape):
+            residual = np.array(y[:, part]) if mean is None else y[:, part] - mean[:, part]
+            symbols[:, part] = _quantise(residual, self.bundle.y_tables.coded(scale_index[:, part]))
+            if anchor is not None:
+                symbols[:, part] *= anchor.astype(np.int32)
+        if anchor is None or mean is None:
             return symbols
         # With the symbols of the others at 0, what comes out at the others is their refined mean.
-        symbols *= anchor.astype(np.int32)
         refined = self._run("context", symbols=symbols, mean=mean, anchor=anchor)
-        np.copyto(symbols, _quantise(y - refined, coded), where=anchor == 0)
+        for part in _channels(y.shape):
+            found = _quantise(y[:, part] - refined[:, part], self.bundle.y_tables.coded(scale_index[:, part]))
+            np.copyto(symbols[:, part], found, where=anchor == 0)
         return symbols
 
     # ---- decode
@@ -491,6 +495,14 @@ def least_bits(tables: range_coder.Tables) -> float:
 def checkerboard(height: int, width: int) -> np.ndarray:
     """(1, 1, height, width) float32: 1 at anchors, where row + column is even."""
     return ((np.add.outer(np.arange(height), np.arange(width)) + 1) % 2).astype(np.float32)[None, None]
+
+
+def _channels(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of the channels of an (n, C, h, w) array, each small enough to stay in a processor's cache."""
+    n, channels, height, width = shape
+    count = max(1, CACHED // max(1, n * height * width))
+    for start in range(0, channels, count):
+        yield slice(start, start + count)
 
 
 def _quantise(residual: np.ndarray, coded: np.ndarray | None) -> np.ndarray:

@@ -20,7 +20,7 @@ from runtime.exact import ExactNetwork
 
 TILE_WORK = 16e9
 """Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
-LARGEST_TILE = 8e6  # pixels, where the work alone would allow more
+LARGEST_TILE = 4e6  # pixels, where the work alone would allow more; larger arrays are taken from the system each time
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
 TILED = ("g_a", "h_a", "h_s_mean", "context")
 """Graphs that `Tiler.run` runs; the exact path and the synthesis have methods of their own."""
@@ -256,25 +256,18 @@ class Tiler:
             return {**shared(latents(rng, height, width)["y_hat"]), **conditions[0]}
 
         fineness = sample(np.random.default_rng(0), 1, 1)[name].shape[2]
-        reach = self._reach("g_s", sample, {name: fineness})
-        # A window's features are computed with the trunk's own reach around it: less is computed twice than if one
-        # window had the reach of both.
-        around = self._reach("g_s_trunk", latents, {"y_hat": 1}) if trunk else 0
+        # Both parts run on the same window: to cut features between them would cost more than what is computed twice.
+        reaches = [self._reach("g_s", sample, {name: fineness})]
+        if trunk:
+            reaches.append(self._reach("g_s_trunk", latents, {"y_hat": 1}))
+        known = [reach for reach in reaches if reach is not None]
+        reach = sum(known) if len(known) == len(reaches) else None
 
         def compute(tile: Tile) -> list[np.ndarray]:
-            rows, columns = (
-                span if around is None else Span(max(0, span.start - around), min(length, span.stop + around), 0, 0)
-                for span, length in zip(tile, (height, width), strict=True)
-            )
-            inputs = shared(cut(y_hat, Tile(rows, columns), 1))
-            inner = [
-                Span(span.start - wide.start, span.stop - wide.start, 0, 0)
-                for span, wide in zip(tile, (rows, columns), strict=True)
-            ]
-            return heads({**inputs, name: cut(inputs[name], Tile(*inner), fineness)})
+            return heads(shared(cut(y_hat, tile, 1)))
 
         # Each condition may have a session of its own, with activations of its own.
-        return self._assemble(grid, height, width, None if around is None else reach, compute, len(conditions))
+        return self._assemble(grid, height, width, reach, compute, len(conditions))
 
     def _area(self, grid: Grid) -> float:
         """Square units that a tile may have."""

@@ -44,7 +44,7 @@ def test_the_table_explains_each_stage(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_scaling_measures_each_size_in_a_process_of_its_own() -> None:
     found = benchmark.one_size(None, 0.02, 4, 1, 2)
-    assert found["megapixels"] == pytest.approx(0.02, rel=0.02)
+    assert found["megapixels"] == 192 * 128 / 1e6  # the nearest in whole strides
     assert found["peak MB"] >= found["before MB"] > 30
     assert found["decode ms/MP"] > 0 and found["first decode ms/MP"] > 0
 
