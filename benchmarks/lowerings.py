@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from calibration.int8_graph import FloatGraph
 from export.graphs import export_graph
 from export.lowering import fold_gdn, shuffled, strided
-from export.source import GraphSource, ImageInput, ImageOutput
+from export.source import GraphSource, ImageOutput
 from models.entropy import gdn
 from models.fast import Block
 from runtime.backends.onnxruntime import OnnxRuntime
@@ -73,14 +73,10 @@ def session(backend: OnnxRuntime, module: nn.Module, x: np.ndarray, general: boo
 
     General: as it is before `calibration.cpu_form`.
     """
-    image = x.dtype == np.uint8
-
-    def example(h: int, w: int, n: int) -> tuple[Tensor]:
-        shape = (n, 8 * h, 8 * w, 3) if image else (n, x.shape[1], 8 * h, 8 * w)
-        return (torch.zeros(shape, dtype=torch.uint8 if image else torch.float32),)
-
-    axes = {0: "n", 1: "8h", 2: "8w"} if image else {0: "n", 2: "8h", 3: "8w"}
-    source = GraphSource(module.eval(), ("x",), ("out",), example, (axes,), 1.0)
+    source = GraphSource(
+        module.eval(), ("x",), ("out",), lambda h, w, n: (torch.zeros(n, x.shape[1], 8 * h, 8 * w),),
+        ({0: "n", 2: "8h", 3: "8w"},), 1.0,
+    )  # fmt: skip
     model = export_graph("g", source).SerializeToString()
     graph = backend.load(FloatGraph.parse(model).model() if general else model, "g")
     return lambda: graph({"x": x})[0]
@@ -142,18 +138,16 @@ def main(arguments: list[str] | None = None) -> int:
     conv = nn.Conv2d(192, 128, 1)
     unshuffled = nn.Sequential(nn.PixelUnshuffle(8), conv)
     pair("pixel unshuffle 8 and convolution: one of stride 8", unshuffled, strided(8, conv), 3, 512, 768)
-    halving = nn.Conv2d(512, 192, 1)
-    unshuffled = nn.Sequential(nn.PixelUnshuffle(2), halving)
-    pair("pixel unshuffle 2 and convolution: one of stride 2", unshuffled, strided(2, halving), 128, 64, 96)
+    conv = nn.Conv2d(512, 192, 1)
+    unshuffled = nn.Sequential(nn.PixelUnshuffle(2), conv)
+    pair("pixel unshuffle 2 and convolution: one of stride 2", unshuffled, strided(2, conv), 128, 64, 96)
     norm = gdn(128)
     folded = fold_gdn(norm)
     pair("GDN: reparametrisation folded", norm, folded, 128, 128, 192)
     pair("GDN: times the reciprocal root", folded, Reciprocal(folded.norm), 128, 128, 192)
     pair("GDN: powers", folded, Powers(folded.norm), 128, 128, 192)
     pair("GDN: matrix product", folded, Multiplied(folded.norm), 128, 128, 192)
-    image = rng.integers(0, 256, (1, 512, 768, 3), np.uint8)
     fine, coarse = (rng.normal(size=s).astype(np.float32) for s in ((1, 128, 64, 96), (1, 192, 32, 48)))
-    forms("image to convolution of stride 8: patches of bytes", nn.Sequential(ImageInput(), strided(8, conv)), image)
     up = nn.Sequential(nn.Conv2d(192, 512, 1), nn.PixelShuffle(2), nn.Conv2d(128, 128, 3, padding=1, groups=128))
     forms("pixel shuffle 2 of 512 channels: runs of floats", up, coarse)
     tail = nn.Sequential(nn.Conv2d(128, 192, 1), nn.PixelShuffle(8), ImageOutput())

@@ -1,12 +1,10 @@
-"""Images and pixel shuffles moved as runs of memory, with channels last, and back.
+"""Pictures and pixel shuffles moved as runs of memory, with channels last, and back.
 
 A CPU's kernels keep channels in blocks; to bring those to channels last takes as long as to bring them to channels
 first. With channels last, and a shuffle's channels ordered row, column, channel, the pixels of a row lie beside each
 other: a shuffle moves whole runs of them, where on channels first it moves single numbers. `pack` brings graphs to that
 form:
 
-- where a convolution of stride and kernel f is the first to read an image, its patches are runs of 3·f bytes, and it
-  becomes a matrix product;
 - a pixel shuffle after a convolution has that convolution's channels reordered;
 - a picture is clipped, rounded and made bytes by one QuantizeLinear, before its pixels are shuffled.
 
@@ -26,14 +24,13 @@ from calibration.rewriting import FIRST, LAST, Array, Graph, Nodes, Rewritten, a
 LEAST_RUN = 16
 """Floats that a shuffle must move at once: below, it is no faster. Bytes of a picture, any number."""
 WHITE = 255.0
-COLOURS = 3
 _ROWS = [0, 1, 3, 2, 4]
 _ELEMENTWISE = ("Relu", "LeakyRelu", "Clip")
 
 
 def pack(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
-    """The nodes and constants of a graph with its images and pixel shuffles in this form."""
-    for change in (_pack_image, _pack_picture, _pack_shuffles):
+    """The nodes and constants of a graph with its picture and pixel shuffles in this form."""
+    for change in (_pack_picture, _pack_shuffles):
         graph = Graph(nodes, constants, outputs)
         change(graph)
         nodes, constants = graph.result()
@@ -42,7 +39,7 @@ def pack(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rew
 
 def unpack(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph with all that `pack` did undone."""
-    for change in (_unpack_shuffles, _unpack_picture, _unpack_image):
+    for change in (_unpack_shuffles, _unpack_picture):
         graph = Graph(nodes, constants, outputs)
         change(graph)
         nodes, constants = graph.result()
@@ -298,91 +295,4 @@ def _unpack_picture(graph: Graph) -> None:
             new_node("Transpose", [f"{picture}/bytes"], picture, perm=LAST),
         ]
         graph.replace(old, new)
-        return
-
-
-# ---- images
-
-
-def _pack_image(graph: Graph) -> None:
-    for turn in graph.nodes:
-        cast = graph.only_reader(turn.output[0])
-        divided = None if cast is None else graph.only_reader(cast.output[0])
-        conv = None if divided is None else graph.only_reader(divided.output[0])
-        if attribute(turn, "perm") != FIRST or graph.maker(turn.input[0]) is not None:
-            continue
-        if cast is None or divided is None or conv is None or (cast.op_type, divided.op_type) != ("Cast", "Div"):
-            continue
-        white = graph.constants.get(divided.input[1])
-        if white is None or white.size != 1 or not (side := _patch_side(graph, conv)):
-            continue
-        image, floats = turn.input[0], divided.output[0]
-        run = COLOURS * side
-        shapes = {"joined": [0, -1, 0, run], "apart": [0, 0, side, -1, run], "patch": [0, 0, 0, -1]}
-        graph.constants |= {f"{floats}/{k}": np.asarray(v, np.int64) for k, v in shapes.items()}
-        weight = graph.constants[conv.input[1]]
-        graph.constants[f"{conv.name}/weight/patch"] = np.ascontiguousarray(
-            weight.transpose(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
-        )
-        product = new_node("Conv", [floats, f"{conv.name}/weight/patch", *conv.input[2:]], conv.output[0])
-        product.name = conv.name
-        graph.replace(
-            [turn, cast, divided, conv],
-            [
-                new_node("Reshape", [image, f"{floats}/joined"], f"{floats}/runs"),
-                new_node("Reshape", [f"{floats}/runs", f"{floats}/apart"], f"{floats}/rows"),
-                new_node("Transpose", [f"{floats}/rows"], f"{floats}/patches", perm=_ROWS),
-                new_node("Reshape", [f"{floats}/patches", f"{floats}/patch"], f"{floats}/bytes"),
-                new_node("Cast", [f"{floats}/bytes"], f"{floats}/cast", to=TensorProto.FLOAT),
-                new_node("Div", [f"{floats}/cast", divided.input[1]], f"{floats}/last"),
-                new_node("Transpose", [f"{floats}/last"], floats, perm=FIRST),
-                product,
-            ],
-        )
-        return
-
-
-def _patch_side(graph: Graph, conv: onnx.NodeProto) -> int:
-    """The side of the patches that a convolution reads side by side; 0 where it does not."""
-    weight = graph.constants.get(conv.input[1]) if conv.op_type == "Conv" else None
-    if weight is None or weight.shape[1] != COLOURS or weight.shape[2] != weight.shape[3]:
-        return 0
-    side = int(weight.shape[2])
-    told = (attribute(conv, "strides"), attribute(conv, "group") or 1, attribute(conv, "pads") or [0] * 4)
-    fits = told == ([side] * 2, 1, [0] * 4) and COLOURS * side >= LEAST_RUN
-    return side if fits else 0
-
-
-def _unpack_image(graph: Graph) -> None:
-    for start in graph.nodes:
-        rows = graph.only_reader(start.output[0])
-        shape = None if rows is None or rows.op_type != "Reshape" else graph.constants.get(rows.input[1])
-        if start.op_type != "Reshape" or graph.maker(start.input[0]) is not None or shape is None or len(shape) != 5:
-            continue
-        side, run = int(shape[2]), int(shape[4])
-        layout = [("Reshape", [0, 0, side, -1, run]), ("Transpose", _ROWS), ("Reshape", [0, 0, 0, -1])]
-        chain = _follow(graph, start, layout)
-        for kind in ("Cast", "Div", "Transpose", "Conv"):
-            node = None if chain is None else graph.only_reader(chain[-1].output[0])
-            chain = None if chain is None or node is None or node.op_type != kind else [*chain, node]
-        if chain is None or run != COLOURS * side:
-            continue
-        *_, cast, divided, turn, conv = chain
-        weight = graph.constants.get(conv.input[1])
-        if weight is None or weight.shape[1:] != (side * run, 1, 1) or attribute(turn, "perm") != FIRST:
-            continue
-        kernel = weight.reshape(len(weight), side, side, COLOURS).transpose(0, 3, 1, 2)
-        graph.constants[f"{conv.name}/weight"] = np.ascontiguousarray(kernel)
-        floats, inputs = turn.output[0], [turn.output[0], f"{conv.name}/weight", *conv.input[2:]]
-        strided = new_node("Conv", inputs, conv.output[0], kernel_shape=[side] * 2, strides=[side] * 2)
-        strided.name = conv.name
-        graph.replace(
-            chain,
-            [
-                new_node("Transpose", [start.input[0]], f"{floats}/first", perm=FIRST),
-                new_node("Cast", [f"{floats}/first"], f"{floats}/cast", to=TensorProto.FLOAT),
-                new_node("Div", [f"{floats}/cast", divided.input[1]], floats),
-                strided,
-            ],
-        )
         return
