@@ -60,6 +60,12 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
         form = "fp8" if precision == "fp8" else "tensorrt"
         remedy = f"ask for --precision {held}" if held != "fp32" else "quantise it first: python -m calibration.int8"
         raise DeviceGraphError(f"{bundle.path}: is an {held} bundle; {remedy}" + f" --form {form}" * (held == "fp32"))
+    note = bundle.manifest.model.get(held)
+    if isinstance(note, dict) and note.get("form") == "cpu":
+        raise DeviceGraphError(
+            f"{bundle.path}: is quantised for CPUs; quantise the float bundle again: python -m calibration.int8 --form "
+            "tensorrt"
+        )
     inputs = sample_inputs(bundle)
     backend = OnnxRuntime(level=level_for(held))
     made = {}

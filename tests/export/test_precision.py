@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from export.device_graphs import (
+    DeviceGraphError,
     bytes_to_symbols,
     casts_outermost,
     device_graphs,
@@ -20,6 +22,7 @@ from export.device_graphs import (
 from export.precision import HALF, fold_stored_halves, full_precision, simulated, to_half
 from runtime import Codec
 from runtime.backends.onnxruntime import OnnxRuntime
+from runtime.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,18 @@ def test_every_graph_of_the_shipped_bundle_in_fp32_gives_the_same_values(codec: 
     assert set(made) == set(codec.bundle.manifest.graphs)
     assert all(graph.difference < 1e-6 for graph in made.values())
     assert made["h_s"].difference == 0
+
+
+def test_a_bundle_quantised_for_cpus_is_refused(codec: Codec) -> None:
+    bundle = codec.bundle
+    manifest = replace(bundle.manifest, precision="int8", model={**bundle.manifest.model, "int8": {"form": "cpu"}})
+    with pytest.raises(DeviceGraphError, match="quantised for CPUs; .* --form tensorrt"):
+        device_graphs(Bundle(bundle.path, manifest, {n: bundle.file(n) for n in manifest.files}), "int8")
+
+
+def test_views_with_graphs_of_their_own_are_for_cpus(codec: Codec) -> None:
+    bundle = codec.bundle
+    entry = bundle.manifest.graphs["g_s"]
+    manifest = replace(bundle.manifest, graphs={**bundle.manifest.graphs, "g_s.human": entry})
+    made = device_graphs(Bundle(bundle.path, manifest, {n: bundle.file(n) for n in manifest.files}), "fp32")
+    assert set(made) == set(bundle.manifest.graphs)
