@@ -24,6 +24,7 @@ from runtime import range_coder
 from runtime.cli import Parser, add_entropy_option, run
 from runtime.errors import UsageError
 from runtime.images import read_image, write_image
+from runtime.memory import keep_freed
 from runtime.range_coder import Tables
 
 STAGES = {
@@ -175,6 +176,7 @@ def one_size(
     """
     from runtime.codec import Codec
 
+    keep_freed()  # as encode and decode do
     codec = Codec.from_bundle(bundle, threads=threads)
     # Multiples of the stride: else what is added to reach one would be measured, a fifth of 0.4 megapixels.
     stride = codec.bundle.manifest.stride

@@ -18,6 +18,7 @@ from runtime.cli import Parser, add_backend_options, add_entropy_option, for_eac
 from runtime.errors import BundleError, ConditionError, UsageError
 from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import check_suffix, write_image
+from runtime.memory import keep_freed
 from runtime.output import make_folder, output_folder, output_names
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Decoding:
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Codecs are opened when a file names them, on one thread: the processes share the CPUs already."""
+        keep_freed()
         codecs: dict[Path, Codec] = {}
 
         def decode(source: Path, outputs: tuple[Path, ...]) -> Figures:
@@ -101,6 +103,7 @@ class Decoding:
 
 
 def _decode(options: argparse.Namespace) -> int:
+    keep_freed()
     conditions = parse_condition(options.condition)
     labels = _BOTH if len(conditions) > 1 else ()
     if options.bundle is not None and not options.bundle.is_dir():

@@ -13,6 +13,7 @@ from runtime.cli import Parser, add_backend_options, add_entropy_option, for_eac
 from runtime.errors import QualityError
 from runtime.folders import Figures, add_folder_options, folder_mode, run_folder
 from runtime.images import read_image, readable_suffixes
+from runtime.memory import keep_freed
 from runtime.output import make_folder, output_folder, output_names, write_atomically
 
 _QUALITY = 4
@@ -73,6 +74,7 @@ class Encoding:
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Opens the codec, on one thread: the processes share the CPUs already."""
+        keep_freed()
         from runtime.codec import Codec
 
         codec = Codec.from_bundle(self.bundle, threads=1, backend=self.backend, precision=self.precision)
@@ -90,6 +92,7 @@ class Encoding:
 def _encode(options: argparse.Namespace) -> int:
     from runtime.codec import Codec  # a backend is loaded only once the command line makes sense
 
+    keep_freed()
     if folder_mode(options, options.images):
         codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
         quality = parse_quality(options.quality, codec.qualities)

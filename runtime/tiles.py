@@ -20,7 +20,7 @@ from runtime.exact import ExactNetwork
 
 TILE_WORK = 16e9
 """Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
-LARGEST_TILE = 4e6  # pixels, where the work alone would allow more; larger arrays are taken from the system each time
+LARGEST_TILE = 8e6  # pixels, where the work alone would allow more
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
 TILED = ("g_a", "h_a", "h_s_mean", "context")
 """Graphs that `Tiler.run` runs; the exact path and the synthesis have methods of their own."""

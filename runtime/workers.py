@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import BackendError, UgicError
+from runtime.memory import keep_freed
 
 START = "a worker process did not start; a script opens codecs below: if __name__ == '__main__':"
 DIED = "a worker process died; is there enough memory? use fewer workers"
@@ -194,6 +195,7 @@ class Worker:
 def _serve(connection: Connection, parent: int, start: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """What a worker runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    keep_freed()
     try:
         state, error = _attempt(start, arguments)
         connection.send((None, error))
