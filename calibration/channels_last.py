@@ -19,7 +19,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from calibration.rewriting import FIRST, LAST, Array, Graph, Nodes, Rewritten, attribute, copy_node, new_node
+from calibration.rewriting import (
+    FIRST,
+    LAST,
+    Array,
+    Graph,
+    Nodes,
+    Rewritten,
+    attribute,
+    copy_node,
+    editing,
+    in_turn,
+    new_node,
+)
 
 LEAST_RUN = 16
 """Floats that a shuffle must move at once: below, it is no faster. Bytes of a picture, any number."""
@@ -30,20 +42,12 @@ _ELEMENTWISE = ("Relu", "LeakyRelu", "Clip")
 
 def pack(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph with its picture and pixel shuffles in this form."""
-    for change in (_pack_picture, _pack_shuffles):
-        graph = Graph(nodes, constants, outputs)
-        change(graph)
-        nodes, constants = graph.result()
-    return nodes, dict(constants)
+    return in_turn((_pack_picture, _pack_shuffles), nodes, constants, outputs)
 
 
 def unpack(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph with all that `pack` did undone."""
-    for change in (_unpack_shuffles, _unpack_picture):
-        graph = Graph(nodes, constants, outputs)
-        change(graph)
-        nodes, constants = graph.result()
-    return nodes, dict(constants)
+    return in_turn((_unpack_shuffles, _unpack_picture), nodes, constants, outputs)
 
 
 # ---- a pixel shuffle as four nodes
@@ -163,6 +167,7 @@ def _channels(graph: Graph, tensor: str) -> int:
 # ---- pixel shuffles inside of a graph
 
 
+@editing
 def _pack_shuffles(graph: Graph) -> None:
     for node in graph.nodes:
         if (told := _shuffle(graph, node, LEAST_RUN)) is None or node.output[0] in graph.outputs:
@@ -179,6 +184,7 @@ def _pack_shuffles(graph: Graph) -> None:
         graph.replace([node], [first, *nodes, new_node("Transpose", [f"{picture}/last"], picture, perm=FIRST)])
 
 
+@editing
 def _unpack_shuffles(graph: Graph) -> None:
     for node in graph.nodes:
         apart = graph.only_reader(node.output[0]) if attribute(node, "perm") == LAST else None
@@ -206,6 +212,7 @@ def _depth_to_space(source: str, output: str, side: int) -> onnx.NodeProto:
 # ---- pictures
 
 
+@editing
 def _pack_picture(graph: Graph) -> None:
     end = next((n for n in graph.nodes if n.output[0] in graph.outputs and attribute(n, "perm") == LAST), None)
     chain: Nodes = []
@@ -265,6 +272,7 @@ def _of_bytes(graph: Graph, node: onnx.NodeProto) -> Nodes | None:
     return [turn, mul, node] if (float(scale), int(zero), float(white)) == (1, 0, WHITE) else None
 
 
+@editing
 def _unpack_picture(graph: Graph) -> None:
     for node in graph.nodes:
         if (old := _of_bytes(graph, node)) is None:

@@ -8,18 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from calibration import blocked, channels_last, phases
-from calibration.rewriting import Array, Nodes, Rewritten
+from calibration.rewriting import Array, Nodes, Rewritten, in_turn
 
 
 def to_cpu(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph for CPUs."""
-    for step in (phases.split, channels_last.pack, blocked.hold):
-        nodes, constants = step(nodes, constants, outputs)
-    return nodes, dict(constants)
+    return in_turn((phases.split, channels_last.pack, blocked.hold), nodes, constants, outputs)
 
 
 def from_cpu(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
     """The nodes and constants of a graph as `to_cpu` was given them; the names of some tensors differ."""
-    for step in (blocked.release, channels_last.unpack, phases.join):
-        nodes, constants = step(nodes, constants, outputs)
-    return nodes, dict(constants)
+    return in_turn((blocked.release, channels_last.unpack, phases.join), nodes, constants, outputs)

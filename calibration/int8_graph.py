@@ -12,11 +12,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.cpu_form import from_cpu
-from calibration.rewriting import attribute
+from calibration.rewriting import Array, attribute
 
 Form = Literal["cpu", "tensorrt", "fp8"]
 FORMS: tuple[Form, ...] = ("cpu", "tensorrt", "fp8")
-Array = np.ndarray
 FP8 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
 LARGEST_FP8 = 448.0
 

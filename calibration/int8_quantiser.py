@@ -31,7 +31,6 @@ from calibration.cpu_form import to_cpu
 from calibration.int8_graph import (
     CONTRIBUTED,
     LAYOUT,
-    Array,
     FloatGraph,
     Form,
     Layer,
@@ -40,7 +39,7 @@ from calibration.int8_graph import (
     to_model,
 )
 from calibration.phases import LEAST_CHANNELS, PHASES, interleave, pads, phase_weights
-from calibration.rewriting import FIRST, LAST, attribute, copy_node, new_node
+from calibration.rewriting import FIRST, LAST, Array, attribute, copy_node, new_node
 
 
 class Quantiser:

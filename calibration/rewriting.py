@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,29 @@ def copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
     return copied
 
 
-def rewrite(model: onnx.ModelProto, change: Callable[[Nodes, Mapping[str, Array], set[str]], Rewritten]) -> None:
+Change = Callable[[Nodes, Mapping[str, Array], set[str]], Rewritten]
+"""Nodes, constants and the names of outputs to nodes and constants that compute the same."""
+
+
+def editing(edit: Callable[[Graph], None]) -> Change:
+    """The change that an edit of a graph makes."""
+
+    def change(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
+        graph = Graph(nodes, constants, outputs)
+        edit(graph)
+        return graph.result()
+
+    return change
+
+
+def in_turn(changes: Iterable[Change], nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
+    """What changes make, each of what the one before made."""
+    for change in changes:
+        nodes, constants = change(nodes, constants, outputs)
+    return nodes, dict(constants)
+
+
+def rewrite(model: onnx.ModelProto, change: Change) -> None:
     """Gives a model the nodes and constants that `change` makes of them, in place."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
