@@ -4,6 +4,11 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# The folders of a checkout are installed as `ugicm.*`. The name `export` is for `python -m export.to_onnx` alone.
+ROOMS = ("models", "training", "export", "calibration", "runtime", "adapters")
+PACKAGES = find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+FOLDERS = {f"ugicm.{name}": name.replace(".", "/") for name in PACKAGES}
+
 # compressai 1.2.8 needs numpy 1; torch 2.14 and newer have not been tried.
 EXPORT = [
     "torch>=2.9,<2.14",
@@ -36,8 +41,14 @@ setup(
     license="BSD-3-Clause-Clear",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["models*", "training*", "export*", "calibration*", "runtime*"]),
-    package_data={"training": ["configs/*.yaml"], "runtime": ["py.typed", "report.html", "shipped/*/*"]},
+    packages=["ugicm", *FOLDERS, "export"],
+    package_dir={"": ".", **FOLDERS, "ugicm": "ugicm", "export": "ugicm/export_command"},
+    package_data={
+        "ugicm": ["py.typed"],
+        "ugicm.training": ["configs/*.yaml"],
+        "ugicm.runtime": ["shipped/*/*"],
+        "ugicm.runtime.commands.report": ["report.html"],
+    },
     install_requires=["numpy>=1.26", "constriction>=0.5.0,<0.6", "Pillow>=10.1", "rich>=13"],
     extras_require={
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
@@ -62,5 +73,5 @@ setup(
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": ["ugicm=runtime.cli:main"]},
+    entry_points={"console_scripts": ["ugicm=ugicm.runtime.commands.cli:main"]},
 )

@@ -28,14 +28,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from export.checkpoint import load
-from export.compressai_zoo import architecture_of, load_zoo, state_of
-from export.to_onnx import export_bundle
-from models.entropy import compressai_module
-from runtime import Codec, range_coder
-from runtime.benchmark import generated_image, sparse_symbols
-from runtime.codec import SYMBOLS_A_SUBSTREAM
-from runtime.images import read_image
+from ugicm import Codec
+from ugicm.export.checkpoint import load
+from ugicm.export.compressai_zoo import architecture_of, load_zoo, state_of
+from ugicm.export.to_onnx import export_bundle
+from ugicm.models.entropy import compressai_module
+from ugicm.runtime import range_coder
+from ugicm.runtime.codec import SYMBOLS_A_SUBSTREAM
+from ugicm.runtime.commands.benchmark import generated_image, sparse_symbols
+from ugicm.runtime.files.images import read_image
 
 Work = Callable[[], Any]
 
@@ -222,8 +223,8 @@ def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.split("\n")[0])
     p.add_argument("folder", nargs="?", type=Path, help="folder of images; default: a generated one")
     p.add_argument("--checkpoint", type=Path, help="mbt2018-mean's state dict")
-    p.add_argument("--bundle", type=Path, help="its bundle, as export.to_onnx wrote it")
-    p.add_argument("--int8", type=Path, help="its INT8 bundle, as calibration.int8 wrote it")
+    p.add_argument("--bundle", type=Path, help="its bundle, as ugicm.export.to_onnx wrote it")
+    p.add_argument("--int8", type=Path, help="its INT8 bundle, as ugicm.calibration.int8 wrote it")
     p.add_argument("--quality", type=int, default=4, help="of ugicm-fast")
     p.add_argument("--threads", type=int, help="of each; default: all cores")
     p.add_argument("--repeat", type=int, default=10)

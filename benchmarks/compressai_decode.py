@@ -23,7 +23,7 @@ def main(state: Path, file: Path, out: Path) -> None:
     import torch
     from PIL import Image
 
-    from models.entropy import compressai_module
+    from ugicm.models.entropy import compressai_module
 
     data = file.read_bytes()
     width, height, rows, columns, y, z = _HEADER.unpack_from(data)

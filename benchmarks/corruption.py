@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from runtime import Codec
-from runtime.errors import UgicError
-from runtime.images import read_image
+from ugicm import Codec
+from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files.images import read_image
 
 
 def peak_mb() -> float:

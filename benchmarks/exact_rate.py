@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibration.integer import FloatLayer, float_run, make_integer
-from calibration.ranges import default_scales, excess_bits, prior_samples
-from models.entropy import bottleneck_probabilities
-from models.ugicm import STRIDE, UGICM
-from runtime.exact import ExactNetwork
-from training.checkpoint import rebuild
-from training.data import image_files, read_rgb
+from ugicm.calibration.exact.integer import FloatLayer, float_run, make_integer
+from ugicm.calibration.exact.ranges import default_scales, excess_bits, prior_samples
+from ugicm.models.entropy import bottleneck_probabilities
+from ugicm.models.ugicm import STRIDE, UGICM
+from ugicm.runtime.exact import ExactNetwork
+from ugicm.training.checkpoint import rebuild
+from ugicm.training.data import image_files, read_rgb
 
 WIDTHS = {"7/10/8": (7, 10, 8), "8/10/8": (8, 10, 8), "7/10/7": (7, 10, 7), "9/10/10": (9, 10, 10)}
 """Weight bits of the hidden layers and of the last, activation bits."""

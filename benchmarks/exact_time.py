@@ -17,13 +17,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from calibration.emit import to_onnx
-from export.graphs import export_graph
-from export.source import GraphSource
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
-from runtime.bundles import DEFAULT
-from training.checkpoint import rebuild
+from ugicm.calibration.exact.emit import to_onnx
+from ugicm.export.graphs import export_graph
+from ugicm.export.source import GraphSource
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.catalogue import DEFAULT
+from ugicm.training.checkpoint import rebuild
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from runtime import Codec
-from runtime.backends.onnxruntime import LEVELS, OnnxRuntime, providers
-from runtime.bundle import Bundle
-from runtime.bundles import DEFAULT
-from runtime.exact import ExactNetwork
-from runtime.exact_path import graph_runner
-from runtime.images import read_image
+from ugicm import Codec
+from ugicm.runtime.admission import graph_runner
+from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime, providers
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.files.images import read_image
 
 Outputs = tuple[np.ndarray, np.ndarray | None]
 Runner = Callable[[np.ndarray], Outputs]

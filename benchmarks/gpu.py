@@ -28,16 +28,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from runtime import Codec
-from runtime.backends.device import SYMBOLS, SYMBOLS_BYTES, DeviceArray, DeviceGraph
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
-from runtime.bundles import DEFAULT
-from runtime.engines import DeviceGraphs
-from runtime.errors import UgicError
-from runtime.exact import ExactNetwork
-from runtime.exact_path import Run, graph_runner, reference_runner
-from runtime.parallel_coder import ParallelCoder
+from ugicm import Codec
+from ugicm.runtime.admission import Run, graph_runner, reference_runner
+from ugicm.runtime.backends.gpu.device import SYMBOLS, SYMBOLS_BYTES, DeviceArray, DeviceGraph
+from ugicm.runtime.backends.gpu.engines import DeviceGraphs
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.errors import UgicError
+from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
 SIZES = {"768×512": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}
 NETWORKS = {"encode": ("g_a", "h_a", "h_s", "context"), "decode": ("h_s", "context", "g_s_trunk", "g_s")}
@@ -197,7 +197,7 @@ def exact_runners(
 
 def cuda_exact(graphs: DeviceGraphs | None, tf32: bool) -> Any:
     """The CUDA provider, on the device graph of `h_s` or on the bundle's own."""
-    from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+    from ugicm.runtime.backends.gpu.onnxruntime_cuda import OnnxRuntimeCuda
 
     return OnnxRuntimeCuda(graphs, capture=False, tf32=tf32)
 
@@ -207,10 +207,10 @@ def open_gpu(kind: str, graphs: dict[str, DeviceGraphs], precision: str, capture
     if precision not in graphs:
         raise RuntimeError(f"there are no {precision} device graphs here")
     if kind == "onnxruntime-cuda":
-        from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+        from ugicm.runtime.backends.gpu.onnxruntime_cuda import OnnxRuntimeCuda
 
         return OnnxRuntimeCuda(graphs[precision], capture)
-    from runtime.backends.tensorrt import TensorRT
+    from ugicm.runtime.backends.gpu.tensorrt import TensorRT
 
     return TensorRT(kind, graphs[precision], capture)
 
@@ -271,8 +271,8 @@ class TorchBackend:
     ) -> None:
         import torch
 
-        from export.ugicm import ugicm_source
-        from training.checkpoint import rebuild
+        from ugicm.export.ugicm import ugicm_source
+        from ugicm.training.checkpoint import rebuild
 
         self._torch, self._half, self._compiled = torch, precision == "fp16", compiled
         self._where = "cpu" if cpu else "cuda"
@@ -294,7 +294,7 @@ class TorchBackend:
                 z = torch.round(2 * torch.randn(1, source.hyper_channels, height, width))
                 self._inputs[size] = {**made, "h_s": (z,)}
         if self._half:
-            from export.source import ImageInput
+            from ugicm.export.source import ImageInput
 
             ImageInput.forward = lambda _, image: image.permute(0, 3, 1, 2).half() / 255  # type: ignore[method-assign]
 
@@ -319,7 +319,7 @@ class TorchBackend:
 
     def close(self) -> None:
         if self._half:
-            from export.source import ImageInput
+            from ugicm.export.source import ImageInput
 
             ImageInput.forward = lambda _, image: image.permute(0, 3, 1, 2).float() / 255  # type: ignore[method-assign]
 
@@ -343,7 +343,7 @@ def on_device(graph: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> None:
     """Each graph alone, and the sums for encoding and decoding, by runtime and size."""
-    from export.device_graphs import sample_inputs
+    from ugicm.export.device_graphs import sample_inputs
 
     cpu = bench.args.cpu
     checkpoint = bench.args.checkpoint
@@ -396,7 +396,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
 def memory_in_use() -> int | None:
     """Bytes of the GPU in use; None without one."""
     with contextlib.suppress(UgicError):
-        from runtime.backends.cuda import open_device
+        from ugicm.runtime.backends.gpu.cuda import open_device
 
         return open_device().memory_in_use()
     return None
@@ -415,7 +415,7 @@ def picture(height: int, width: int) -> np.ndarray:
             :height, :width
         ].copy()
     except ImportError:
-        from export.device_graphs import coloured_noise
+        from ugicm.export.device_graphs import coloured_noise
 
         return coloured_noise(height, width)
 
@@ -499,7 +499,7 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     try:
-        from runtime.backends.cuda import call, open_device
+        from ugicm.runtime.backends.gpu.cuda import call, open_device
 
         device = open_device()
         major, minor = device.capability
@@ -519,8 +519,8 @@ def prepare(bench: Bench, bundle: Bundle, root: Path) -> dict[str, DeviceGraphs]
     for precision in ("fp32", "fp16"):
         with bench.attempt("networks", f"device graphs in {precision}"):
             bench.on_time()
-            from export.device_graphs import device_graphs
-            from export.to_tensorrt import parse_sizes, write_device_graphs
+            from ugicm.export.device_graphs import device_graphs
+            from ugicm.export.to_tensorrt import parse_sizes, write_device_graphs
 
             biggest = [max(side) for side in zip(*bench.args.sizes.values(), strict=True)]
             middle = list(bench.args.sizes.values())[len(bench.args.sizes) // 2]

@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from calibration.int8 import paired_times
-from calibration.int8_samples import conditions_of
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
-from runtime.codec import Codec
-from runtime.images import read_image
-from runtime.metrics import psnr
+from ugicm.calibration.int8.command import paired_times
+from ugicm.calibration.int8.samples import conditions_of
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.codec import Codec
+from ugicm.runtime.files.images import read_image
+from ugicm.runtime.measures.metrics import psnr
 
 
 def measure(floating: Codec, integer: Codec, images: list[np.ndarray], quality: int) -> dict[str, float]:
@@ -45,7 +45,7 @@ def measure(floating: Codec, integer: Codec, images: list[np.ndarray], quality: 
 def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.int8", description=__doc__)
     p.add_argument("floating", type=Path, metavar="FLOAT", help="the float bundle")
-    p.add_argument("integer", type=Path, metavar="INT8", help="what calibration.int8 made of it")
+    p.add_argument("integer", type=Path, metavar="INT8", help="what ugicm.calibration.int8 made of it")
     p.add_argument("images", type=Path, metavar="IMAGES", help="a folder")
     p.add_argument("-o", "--output", type=Path, help="also write the figures as JSON")
     p.add_argument("--count", type=int, help="images used, default all")

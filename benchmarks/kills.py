@@ -24,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from runtime.bundles import DEFAULT
+from ugicm.runtime.catalogue import DEFAULT
 
 SIDES = (8, 65)  # of the pictures, pixels
 
@@ -42,7 +42,7 @@ def make_pictures(folder: Path, count: int, seed: int) -> None:
 
 def command(source: Path, out: Path, bundle: Path, jobs: int) -> list[str]:
     """The run that is killed."""
-    verb = [sys.executable, "-m", "runtime.cli", "encode", str(source), "-o", str(out)]
+    verb = [sys.executable, "-m", "ugicm", "encode", str(source), "-o", str(out)]
     return [*verb, "--bundle", str(bundle), "--jobs", str(jobs)]
 
 

@@ -19,16 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from calibration.int8_graph import FloatGraph
-from export.graphs import export_graph
-from export.lowering import fold_gdn, shuffled, strided
-from export.source import GraphSource, ImageOutput
-from models.entropy import gdn
-from models.fast import Block
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
-from runtime.bundles import DEFAULT
-from runtime.folding import with_condition
+from ugicm.calibration.int8.graph import FloatGraph
+from ugicm.export.graphs import export_graph
+from ugicm.export.lowering import fold_gdn, shuffled, strided
+from ugicm.export.source import GraphSource, ImageOutput
+from ugicm.models.entropy import gdn
+from ugicm.models.fast import Block
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.onnx_bytes.fold import with_condition
 
 Run = Callable[[], np.ndarray]
 
@@ -71,7 +71,7 @@ class Multiplied(nn.Module):
 def session(backend: OnnxRuntime, module: nn.Module, x: np.ndarray, general: bool = False) -> Run:
     """A module in ONNX Runtime on a fixed input, of any batch, height and width.
 
-    General: as it is before `calibration.cpu_form`.
+    General: as it is before `ugicm.export.forms.cpu_form`.
     """
     source = GraphSource(
         module.eval(), ("x",), ("out",), lambda h, w, n: (torch.zeros(n, x.shape[1], 8 * h, 8 * w),),

@@ -1,6 +1,6 @@
 """`python -m benchmarks.process [IMAGE]`: decoding one file as a whole process, Python's start included.
 
-`python -m runtime.decode` of a .ugic file beside a script that decodes with CompressAI's mbt2018-mean
+`ugicm decode` of a .ugic file beside a script that decodes with CompressAI's mbt2018-mean
 (`benchmarks/compressai_decode.py`): both read a file, decode it and write a PNG at the same compression level, in
 processes that start alternately, on as many cores. CompressAI's weights are random, as its library initialises them:
 the time of its networks does not depend on them. Its tables are in the state dict already.
@@ -26,12 +26,12 @@ from rich.table import Table
 
 from benchmarks.compare import tensor
 from benchmarks.compressai_decode import pack
-from models.entropy import compressai_module
-from runtime import Codec
-from runtime.benchmark import generated_image
-from runtime.images import read_image
+from ugicm import Codec
+from ugicm.models.entropy import compressai_module
+from ugicm.runtime.commands.benchmark import generated_image
+from ugicm.runtime.files.images import read_image
 
-OURS, THEIRS, PYTHON = "python -m runtime.decode", "script with CompressAI", "python -c pass"
+OURS, THEIRS, PYTHON = "ugicm decode", "script with CompressAI", "python -c pass"
 EXPLAINED = {
     "wall_s": "seconds from the start of the process to its end",
     "cpu_s": "seconds of all its threads, user and system",
@@ -74,7 +74,7 @@ def write_files(image: np.ndarray, quality: int, folder: Path) -> dict[str, list
     theirs = [str(folder / name) for name in ("theirs.pth.tar", "theirs.bin", "theirs.png")]
     return {
         THEIRS: [sys.executable, "-m", "benchmarks.compressai_decode", *theirs],
-        OURS: [sys.executable, "-m", "runtime.decode", str(folder / "ours.ugic"), "-o", str(folder / "ours.png")],
+        OURS: [sys.executable, "-m", "ugicm", "decode", str(folder / "ours.ugic"), "-o", str(folder / "ours.png")],
         PYTHON: [sys.executable, "-c", "pass"],
     }
 

@@ -19,11 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from runtime import Codec
-from runtime.errors import UgicError
-from runtime.images import read_image
-from runtime.metrics import ms_ssim, psnr
-from training.curves import (
+from ugicm import Codec
+from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files.images import read_image
+from ugicm.runtime.measures.metrics import ms_ssim, psnr
+from ugicm.training.curves import (
     JPEG_QUALITIES,
     WEBP_QUALITIES,
     Curve,

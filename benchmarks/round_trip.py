@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from runtime import Codec
-from runtime.images import read_image
-from training.checkpoint import rebuild
-from training.objectives import bits_per_pixel
+from ugicm import Codec
+from ugicm.runtime.files.images import read_image
+from ugicm.training.checkpoint import rebuild
+from ugicm.training.objectives import bits_per_pixel
 
 SIZES = ((1, 1), (1, 500), (63, 65), (64, 64), (769, 513))
 

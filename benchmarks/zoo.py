@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from export.checkpoint import load
-from export.to_onnx import export_bundle
-from models.entropy import compressai_module
-from runtime import Codec
-from runtime.images import read_image
-from runtime.metrics import psnr
-from runtime.range_coder import TOTAL, Tables
-from training.config import Data
-from training.data import Crops, image_files
+from ugicm import Codec
+from ugicm.export.checkpoint import load
+from ugicm.export.to_onnx import export_bundle
+from ugicm.models.entropy import compressai_module
+from ugicm.runtime.files.images import read_image
+from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.range_coder import TOTAL, Tables
+from ugicm.training.config import Data
+from ugicm.training.data import Crops, image_files
 
 MODELS = {"bmshj2018-hyperprior": "ScaleHyperprior", "mbt2018-mean": "MeanScaleHyperprior"}
 

@@ -22,22 +22,22 @@ sys.path.insert(0, str(ROOT))
 
 # What programs call; the other modules are listed with one line each.
 API = (
-    "runtime.codec",
-    "runtime.bundle",
-    "runtime.bundles",
-    "runtime.images",
-    "runtime.metrics",
-    "runtime.pillow_plugin",
-    "runtime.bitstream",
-    "runtime.range_coder",
-    "runtime.exact",
-    "runtime.backends",
-    "runtime.errors",
+    "ugicm.runtime.codec",
+    "ugicm.runtime.bundle",
+    "ugicm.runtime.catalogue",
+    "ugicm.runtime.files.images",
+    "ugicm.runtime.measures.metrics",
+    "ugicm.adapters.pillow",
+    "ugicm.runtime.bitstream",
+    "ugicm.runtime.range_coder",
+    "ugicm.runtime.exact",
+    "ugicm.runtime.backends",
+    "ugicm.runtime.errors",
 )
-ROOMS = ("runtime", "export", "calibration", "training", "models", "benchmarks")
+ROOMS = ("runtime", "adapters", "export", "calibration", "training", "models", "benchmarks")
 _HEAD = """# API reference
 
-Made from the docstrings by `python docs/make.py`; edit those. Most programs need `from runtime import Codec` and
+Made from the docstrings by `python docs/make.py`; edit those. Most programs need `from ugicm import Codec` and
 nothing else.
 """
 _AT_ITS_SIZE = """
@@ -55,7 +55,9 @@ def api() -> str:
     parts.append("## All modules\n\n| module | |\n|---|---|")
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
-            dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            dotted = "ugicm." * (room != "benchmarks") + ".".join(
+                path.relative_to(ROOT).with_suffix("").parts
+            ).removesuffix(".__init__")
             parts[-1] += f"\n| `{dotted}` | {_first_sentence(path)} |"
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -65,8 +67,8 @@ def screenshot(target: Path) -> None:
     from PIL import Image
     from skimage.data import astronaut
 
-    from runtime import report
     from tests.browser import visit
+    from ugicm.runtime.commands import report
 
     with tempfile.TemporaryDirectory() as folder:
         photo, page, shot = (Path(folder) / name for name in ("astronaut.png", "report.html", "shot.png"))

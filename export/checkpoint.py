@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from export.compressai_source import compressai_source
-from export.compressai_zoo import SERVED, ZooError, architecture_of, load_zoo, state_of
-from export.source import Source
-from export.ugicm import ugicm_source
-from models.ugicm import UGICM, UGICMConfig
+from ugicm.export.compressai_source import compressai_source
+from ugicm.export.compressai_zoo import SERVED, ZooError, architecture_of, load_zoo, state_of
+from ugicm.export.source import Source
+from ugicm.export.ugicm import ugicm_source
+from ugicm.models.ugicm import UGICM, UGICMConfig
 
 FORMAT = "ugicm-checkpoint-1"
-TAKEN = f"training.train, or CompressAI's {', '.join(SERVED)}"
+TAKEN = f"ugicm.training.train, or CompressAI's {', '.join(SERVED)}"
 
 
 class CheckpointError(Exception):

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.compressai_zoo import ZooModel
-from export.layers import float_layers
-from export.lowering import lower
-from export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
-from models.entropy import bottleneck_probabilities
-from models.macs import count_macs
+from ugicm.export.compressai_zoo import ZooModel
+from ugicm.export.layers import float_layers
+from ugicm.export.lowering import lower
+from ugicm.export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
+from ugicm.models.entropy import bottleneck_probabilities
+from ugicm.models.macs import count_macs
 
 LATENT_STRIDE = 16
 HYPER_STRIDE = 64

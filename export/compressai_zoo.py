@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.entropy import LOG_STEP, SCALE_MIN, SCALE_ROWS, compressai_module
+from ugicm.models.entropy import LOG_STEP, SCALE_MIN, SCALE_ROWS, compressai_module
 
 SERVED = {
     "bmshj2018-factorized": "FactorizedPrior",

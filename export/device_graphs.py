@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.emit import to_onnx
-from calibration.int8 import level_for
-from export.precision import fold_stored_halves, simulated, to_half
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
-from runtime.engines import source_digest
-from runtime.errors import BundleError
+from ugicm.calibration.exact.emit import to_onnx
+from ugicm.calibration.int8.command import level_for
+from ugicm.export.precision import fold_stored_halves, simulated, to_half
+from ugicm.runtime.backends.gpu.engines import source_digest
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.errors import BundleError
 
 EXACT = "h_s"
 ALWAYS_FULL = (EXACT, "condition")  # the exact path; a graph of 21 numbers
@@ -58,13 +58,13 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
     held = bundle.manifest.precision
     if precision != held and not (held == "fp32" and precision == "fp16"):
         form = "fp8" if precision == "fp8" else "tensorrt"
-        remedy = f"ask for --precision {held}" if held != "fp32" else "quantise it first: python -m calibration.int8"
+        remedy = f"ask for --precision {held}" if held != "fp32" else "quantise it: python -m ugicm.calibration.int8"
         raise DeviceGraphError(f"{bundle.path}: is an {held} bundle; {remedy}" + f" --form {form}" * (held == "fp32"))
     note = bundle.manifest.model.get(held)
     if isinstance(note, dict) and note.get("form") == "cpu":
         raise DeviceGraphError(
-            f"{bundle.path}: is quantised for CPUs; quantise the float bundle again: python -m calibration.int8 --form "
-            "tensorrt"
+            f"{bundle.path}: is quantised for CPUs; quantise the float bundle again: python -m "
+            "ugicm.calibration.int8 --form tensorrt"
         )
     inputs = sample_inputs(bundle)
     backend = OnnxRuntime(level=level_for(held))

@@ -17,10 +17,10 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from calibration.cpu_form import to_cpu
-from calibration.rewriting import rewrite
-from export.source import GraphSource
-from runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.export.forms.cpu_form import to_cpu
+from ugicm.export.forms.rewriting import rewrite
+from ugicm.export.source import GraphSource
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
 OPSET = 20
 SYMBOL_MAX = {"n": 64, "h": 1024, "w": 1024}

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import nn
 
-from calibration.integer import FloatLayer
-from export.lowering import lower
+from ugicm.calibration.exact.integer import FloatLayer
+from ugicm.export.lowering import lower
 
 
 def float_layers(modules: Iterable[nn.Module]) -> list[FloatLayer]:

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.cpu_form import from_cpu
-from calibration.rewriting import rewrite
+from ugicm.export.forms.cpu_form import from_cpu
+from ugicm.export.forms.rewriting import rewrite
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST_WEIGHT = 2.0**15  # half of what fp16 holds

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.integer import FloatLayer
+from ugicm.calibration.exact.integer import FloatLayer
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Source:
         y_probabilities: (M, 2·reach + 1), as of `z`, with a factorised prior of `y`, else None.
         skip_below: symbols of a scale whose probability of being non-zero is smaller are not coded but taken for 0.
         table_tail, table_floor: what a row's support may leave out on either side, and the least probability of an
-            entry; see `export.tables`.
+            entry; see `ugicm.export.tables`.
         notes: what export should tell of the checkpoint, a line each.
     """
 

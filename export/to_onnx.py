@@ -1,4 +1,4 @@
-"""`python -m export.to_onnx CHECKPOINT [-o BUNDLE]`: a checkpoint to a bundle, checked.
+"""`ugicm export CHECKPOINT [-o BUNDLE]` or `python -m export.to_onnx …`: a checkpoint to a bundle, checked.
 
 Writes the graphs, the integer hyper-synthesis with its proof, the entropy tables and the manifest, after every
 graph has been compared with PyTorch in ONNX Runtime.
@@ -17,17 +17,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from calibration.emit import to_onnx
-from calibration.integer import CalibrationError, make_integer
-from calibration.ranges import prior_samples
-from export.checkpoint import CheckpointError, load
-from export.graphs import Check, check_graph, export_graph
-from export.source import Source
-from export.tables import factorised_tables, latent_tables
-from export.write import check_replaceable, golden_vectors, write_bundle
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.exact import ExactNetwork
-from runtime.images import read_image
+from ugicm.calibration.exact.emit import to_onnx
+from ugicm.calibration.exact.integer import CalibrationError, make_integer
+from ugicm.calibration.exact.ranges import prior_samples
+from ugicm.export.checkpoint import CheckpointError, load
+from ugicm.export.graphs import Check, check_graph, export_graph
+from ugicm.export.source import Source
+from ugicm.export.tables import factorised_tables, latent_tables
+from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.files.images import read_image
 
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
@@ -193,8 +193,8 @@ def _print_proof(console: Console, exact: ExactNetwork) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="python -m export.to_onnx", description=__doc__)
-    p.add_argument("checkpoint", type=Path, help="a checkpoint of training.train or of CompressAI")
+    p = argparse.ArgumentParser(prog="ugicm export", description=__doc__)
+    p.add_argument("checkpoint", type=Path, help="a checkpoint of ugicm.training.train or of CompressAI")
     p.add_argument("-o", "--output", type=Path, help="the bundle's folder (default: CHECKPOINT without its suffix)")
     p.add_argument("--part", choices=("encoder", "decoder", "both"), default="both", help="the half to write")
     p.add_argument("--arch", metavar="NAME", help="which CompressAI model it is; default: told by its keys")
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     size = sum(f.stat().st_size for f in output.iterdir()) / 1e6
     print(f"success {time.perf_counter() - started:.1f} s, codec {codec_id}, saved as {output} ({size:.1f} MB)")
-    print(f"next: python -m runtime.encode IMAGE -o OUT.ugic --bundle {output}")
+    print(f"next: ugicm encode IMAGE -o OUT.ugic --bundle {output}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python -m export.to_tensorrt BUNDLE [--precision fp16]`: a bundle's graphs for GPUs, and TensorRT engines of them.
+"""`python -m ugicm.export.to_tensorrt BUNDLE [--precision fp16]`: graphs for GPUs, and TensorRT engines of them.
 
 Writes device graphs to BUNDLE/engines/PRECISION, each checked in ONNX Runtime against the bundle's own; the backend
 onnxruntime-cuda reads them, and TensorRT or TensorRT-RTX, where installed, builds its engines from them beside. An
@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.device_graphs import DeviceGraph, DeviceGraphError, device_graphs
-from runtime.backends import tensorrt_api
-from runtime.backends.tensorrt import capability_here
-from runtime.bundle import Bundle
-from runtime.bundles import DEFAULT
-from runtime.engines import INDEX, PRECISIONS, DeviceGraphs, Index, Size, Sizes, default_root
-from runtime.errors import BackendError, UgicError, UsageError
-from runtime.output import write_atomically
+from ugicm.export.device_graphs import DeviceGraph, DeviceGraphError, device_graphs
+from ugicm.runtime.backends.gpu import tensorrt_api
+from ugicm.runtime.backends.gpu.engines import INDEX, PRECISIONS, DeviceGraphs, Index, Size, Sizes, default_root
+from ugicm.runtime.backends.gpu.tensorrt import capability_here
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.errors import BackendError, UgicError, UsageError
+from ugicm.runtime.files.output import write_atomically
 
 LEAST, USUAL, MOST = "64x64", "1088x1920", "2176x3840"
 
@@ -147,7 +147,7 @@ def _print_graphs(console: Console, graphs: dict[str, DeviceGraph], precision: s
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="python -m export.to_tensorrt", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m ugicm.export.to_tensorrt", description=__doc__)
     p.add_argument("bundle", nargs="?", type=Path, default=DEFAULT, help="a bundle's folder; default: the shipped one")
     p.add_argument("--precision", choices=PRECISIONS, default="fp16", help="of the transforms; default: fp16")
     p.add_argument("--min", default=LEAST, metavar="HxW", help=f"smallest image; default: {LEAST}")
@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     what = f"{len(built)} engines" if built else f"{len(made)} graphs"
     backend = "onnxruntime-cuda" if api is None else api.name
     print(f"success {time.perf_counter() - started:.1f} s, {what} saved in {graphs.folder}")
-    print(f"next: python -m runtime.decode FILE.ugic -o OUT.png --backend {backend} --precision {args.precision}")
+    print(f"next: ugicm decode FILE.ugic -o OUT.png --backend {backend} --precision {args.precision}")
     return 0
 
 

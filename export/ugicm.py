@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.layers import float_layers
-from export.lowering import lower, lower_one
-from export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
-from models import bmshj2018, fast
-from models.conditioning import HUMAN, MACHINE
-from models.entropy import LOG_STEP, SCALE_MIN, SCALE_ROWS, bottleneck_probabilities
-from models.macs import kmac_per_pixel
-from models.ugicm import LATENT_STRIDE, STRIDE, UGICM, checkerboard
+from ugicm.export.layers import float_layers
+from ugicm.export.lowering import lower, lower_one
+from ugicm.export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
+from ugicm.models import bmshj2018, fast
+from ugicm.models.conditioning import HUMAN, MACHINE
+from ugicm.models.entropy import LOG_STEP, SCALE_MIN, SCALE_ROWS, bottleneck_probabilities
+from ugicm.models.macs import kmac_per_pixel
+from ugicm.models.ugicm import LATENT_STRIDE, STRIDE, UGICM, checkerboard
 
 Z_REACH = 127
 IMAGE_IN = {0: "n", 1: "64h", 2: "64w"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.entropy import LOG_STEP, SCALE_MIN, gdn
+from ugicm.models.entropy import LOG_STEP, SCALE_MIN, gdn
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class LatentModel(nn.Module):
     tenth: the last row still reaches the widest latents. They fade in over the first two rows, so that row 0 is the
     plain Gaussian of scale 0.11, whose symbols are so surely 0 that they need not be coded.
 
-    Outside of training each row has corrections, 0 until `training.rows` fits them to rounded latents: training sees
-    noisy ones, and rows differ.
+    Outside of training each row has corrections, 0 until `ugicm.training.rows` fits them to rounded latents: training
+    sees noisy ones, and rows differ.
 
     Attributes:
         corrections: (64, 5), added to the logit of the wide one's share and to the logarithms of the two widths; then

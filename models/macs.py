@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.ugicm import LATENT_STRIDE, STRIDE, UGICM
+from ugicm.models.ugicm import LATENT_STRIDE, STRIDE, UGICM
 
 
 def count_macs(module: nn.Module, run: Callable[[], Any]) -> int:

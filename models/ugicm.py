@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models import bmshj2018, fast
-from models.conditioning import Preference
-from models.entropy import LatentModel, entropy_bottleneck
+from ugicm.models import bmshj2018, fast
+from ugicm.models.conditioning import Preference
+from ugicm.models.entropy import LatentModel, entropy_bottleneck
 
 Widths = fast.FastConfig | bmshj2018.Bmshj2018Config
 STRIDE = 64

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import CorruptFileError, NotUgicError, TruncatedError, VersionError
+from ugicm.runtime.errors import CorruptFileError, NotUgicError, TruncatedError, VersionError
 
 MAGIC = b"UGIC"
 VERSION = 1

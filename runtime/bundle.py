@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import BundleError, PartError, VersionError
-from runtime.exact import ExactNetwork
-from runtime.folding import with_condition
-from runtime.graph_file import check_graph
-from runtime.range_coder import Tables
+from ugicm.runtime.errors import BundleError, PartError, VersionError
+from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.onnx_bytes.check import check_graph
+from ugicm.runtime.onnx_bytes.fold import with_condition
+from ugicm.runtime.range_coder import Tables
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -365,7 +365,7 @@ def read_manifest(path: Path) -> Manifest:
         with where.open("rb") as stream:
             data = stream.read(2**22)
     except OSError as error:
-        raise BundleError(f"{path}: not a bundle (no readable {MANIFEST}); export one with export.to_onnx") from error
+        raise BundleError(f"{path}: not a bundle (no readable {MANIFEST}); export one with ugicm export") from error
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime import bitstream, range_coder
-from runtime.backends import Backend, Graph, open_backend
-from runtime.bitstream import Bitstream
-from runtime.bundle import Bundle
-from runtime.bundles import DEFAULT, find_bundle
-from runtime.errors import (
+from ugicm.runtime import bitstream, range_coder
+from ugicm.runtime.admission import Run, admitted_runner
+from ugicm.runtime.backends import Backend, Graph, open_backend
+from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.catalogue import DEFAULT, find_bundle
+from ugicm.runtime.errors import (
     BackendError,
     CodecMismatchError,
     ConditionError,
@@ -30,12 +31,11 @@ from runtime.errors import (
     QualityError,
     UsageError,
 )
-from runtime.exact_path import Run, admitted_runner
-from runtime.tiles import TILED, Tiler, exact_reach
+from ugicm.runtime.graphs.tiles import TILED, Tiler, exact_reach
 
 if TYPE_CHECKING:
-    from runtime.parallel_coder import ParallelCoder
-    from runtime.pipeline import Outcome, Source
+    from ugicm.runtime.many.pipeline import Outcome, Source
+    from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
 __all__ = ["Codec", "find_bundle"]
 
@@ -97,7 +97,7 @@ class Codec:
         bundle = Bundle.open(DEFAULT if path is None else path)
         coder = None
         if entropy_workers:
-            from runtime.parallel_coder import ParallelCoder
+            from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
             coder = ParallelCoder(bundle.y_tables, entropy_workers)  # they start while the backend loads
         codec = cls(bundle, open_backend(backend, threads, bundle, precision))
@@ -286,7 +286,7 @@ class Codec:
         if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
             raise DesynchronisedError(
                 f"{name}: intact, but its symbols are not those that were encoded; check this machine with "
-                "runtime.verify"
+                "ugicm.runtime.commands.verify"
             )
         return symbols
 
@@ -354,14 +354,14 @@ class Codec:
     # ---- many
 
     def decode_many(self, sources: Iterable[Source], **options: Any) -> Iterator[Outcome]:
-        """Decodes many files at once, in order; see `runtime.pipeline.decode_many` for the options."""
-        from runtime.pipeline import decode_many
+        """Decodes many files at once, in order; see `ugicm.runtime.many.pipeline.decode_many` for the options."""
+        from ugicm.runtime.many.pipeline import decode_many
 
         return decode_many(self, sources, **options)
 
     def encode_many(self, sources: Iterable[Source], **options: Any) -> Iterator[Outcome]:
-        """Encodes many images at once, in order; see `runtime.pipeline.encode_many` for the options."""
-        from runtime.pipeline import encode_many
+        """Encodes many images at once, in order; see `ugicm.runtime.many.pipeline.encode_many` for the options."""
+        from ugicm.runtime.many.pipeline import encode_many
 
         return encode_many(self, sources, **options)
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import BundleError
+from ugicm.runtime.errors import BundleError
 
 EXACT_LIMIT = 2**24
 """fp32 holds every integer of smaller magnitude."""

@@ -18,8 +18,8 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bitstream import read_varint, write_varint
-from runtime.errors import BundleError, CorruptFileError, TruncatedError
+from ugicm.runtime.bitstream import read_varint, write_varint
+from ugicm.runtime.errors import BundleError, CorruptFileError, TruncatedError
 
 TOTAL = 1 << 24
 MAX_ENTRIES = TOTAL - 2  # the longest row that constriction accepts

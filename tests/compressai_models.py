@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.compressai_zoo import SERVED
-from models.entropy import compressai_module
+from ugicm.export.compressai_zoo import SERVED
+from ugicm.models.entropy import compressai_module
 
 WIDTHS = ((8, 12), (12, 16))
 

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
+
+from ugicm import Codec
+
+
+@pytest.fixture(scope="session")
+def codec() -> Codec:
+    """The shipped codec, on one thread."""
+    return Codec.from_bundle(threads=1)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A real photograph, (128, 192, 3) uint8."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut()[40:168, 130:322])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -18,8 +35,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def gpu_line() -> str:
-    from runtime.backends.cuda import open_device
-    from runtime.errors import BackendError
+    from ugicm.runtime.backends.gpu.cuda import open_device
+    from ugicm.runtime.errors import BackendError
 
     try:
         return f"GPU: {open_device().name}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.fast import Conditioned
-from models.ugicm import UGICM, UGICMConfig
+from ugicm.models.fast import Conditioned
+from ugicm.models.ugicm import UGICM, UGICMConfig
 
 WIDTHS = {
     "fast": {

@@ -1,22 +1,22 @@
-"""Who may import whom, and that the runtime really works without the training stack."""
+"""The laws of the house: who may import whom, and that the runtime really works without the training stack."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("models", "training", "export", "calibration", "runtime")
+from tests import house
+from tests.house import ROOT
+
 MAY_IMPORT = {
     "models": set(),
     "training": {"models", "runtime"},
     "export": {"models", "calibration", "runtime"},
-    "calibration": {"runtime"},
+    "calibration": {"runtime", "export"},
     "runtime": set(),
+    "adapters": {"runtime"},
 }
 FORBIDDEN = {
     "models": {"onnx", "onnxruntime", "constriction"},
@@ -24,45 +24,43 @@ FORBIDDEN = {
     "export": {"compressai"},
     "calibration": {"torch", "compressai"},
     "runtime": {"torch", "compressai", "onnx", "scipy"},
+    "adapters": {"compressai", "onnx", "scipy"},
 }
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level names of every import in a file, those inside functions included."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found
-
-
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", house.ROOMS)
 def test_rooms_import_only_what_they_may(room: str) -> None:
     files = sorted((ROOT / room).rglob("*.py"))
     assert files
     for path in files:
-        names = imported(path)
-        others = names & set(ROOMS) - {room}
+        names = house.imported(path)
+        others = {name.split(".")[1] for name in names if name.startswith("ugicm.")} & set(house.ROOMS) - {room}
         assert others <= MAY_IMPORT[room], f"{path} imports {others - MAY_IMPORT[room]}"
-        assert not names & FORBIDDEN[room], f"{path} imports {names & FORBIDDEN[room]}"
+        foreign = {name.split(".")[0] for name in names} & FORBIDDEN[room]
+        assert not foreign, f"{path} imports {foreign}"
+
+
+def test_calibration_sees_of_export_the_forms_of_graphs_alone() -> None:
+    for path in (ROOT / "calibration").rglob("*.py"):
+        seen = {n for n in house.imported(path) if n.startswith("ugicm.export")}
+        assert all(n.startswith("ugicm.export.forms") for n in seen), f"{path} imports {seen}"
+    for path in (ROOT / "export" / "forms").rglob("*.py"):
+        seen = {n for n in house.imported(path) if n.startswith("ugicm.")}
+        assert all(n.startswith("ugicm.export.forms") for n in seen), f"{path} imports {seen}"
 
 
 def test_only_evaluation_from_bitstreams_lets_training_see_the_runtime() -> None:
-    files = [path for path in (ROOT / "training").glob("*.py") if "runtime" in imported(path)]
+    files = [
+        path
+        for path in (ROOT / "training").rglob("*.py")
+        if any(name == "ugicm" or name.startswith("ugicm.runtime") for name in house.imported(path))
+    ]
     assert {path.name for path in files} == {"evaluate.py", "report.py"}
 
 
 def test_compressai_is_imported_in_one_place() -> None:
     """By name or through importlib: the string "compressai" too stands in one file only."""
-
-    def names_it(path: Path) -> bool:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-        return "compressai" in texts | imported(path)
-
-    using = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if names_it(path)]
+    using = [p for room in house.ROOMS for p in (ROOT / room).rglob("*.py") if "compressai" in house.words(p)]
     assert using == [ROOT / "models" / "entropy.py"]
 
 
@@ -71,12 +69,13 @@ def test_encodes_and_decodes_where_the_training_stack_cannot_be_imported() -> No
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "compressai", "onnx", "scipy", "skimage", "models", "training", "export",
-                                  "calibration"}:
+        if name.split(".")[0] in {"torch", "compressai", "onnx", "scipy", "skimage"} or name in {
+            f"ugicm.{room}" for room in ("models", "training", "export", "calibration")
+        }:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Refuse())
 import numpy as np
-from runtime import Codec
+from ugicm import Codec
 codec = Codec.from_bundle(threads=1)
 image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
 data = codec.encode(image, quality=2)

@@ -1,4 +1,4 @@
-"""`python -m training.ablation DATA --init CHECKPOINT -o OUT`: what each part of the second stage is worth.
+"""`python -m ugicm.training.ablation DATA --init CHECKPOINT -o OUT`: what each part of the second stage is worth.
 
 From one checkpoint, with the same steps and batches: distortion alone; the global semantic loss; global and instance
 losses; the latter two with fixed and with adaptive weights. (Distortion alone has nothing to balance.) Each cell is a
@@ -6,7 +6,7 @@ run in a folder of its own, continued by the same command; its averaged weights 
 a classifier that never taught. Differences are paired with the cell trained for distortion alone, 95 % bootstrap over
 images.
 
-Pictures come from the training networks with rounded latents; for figures from real files see `training.evaluate`.
+Pictures come from the training networks with rounded latents; `ugicm.training.evaluate` gives figures of real files.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from models.conditioning import HUMAN, MACHINE
-from models.ugicm import STRIDE, UGICM
-from training.checkpoint import rebuild
-from training.config import Config, ConfigError
-from training.data import Crops, image_files, read_rgb
-from training.evaluate import labelled_files
-from training.judges import SqueezeNet
-from training.objectives import psnr
-from training.run import Run
-from training.scores import resamples, sampled_mean
-from training.supervision import SemanticDistance, open_encoder
-from training.train import configured, parser, train
+from ugicm.models.conditioning import HUMAN, MACHINE
+from ugicm.models.ugicm import STRIDE, UGICM
+from ugicm.training.checkpoint import rebuild
+from ugicm.training.config import Config, ConfigError
+from ugicm.training.data import Crops, image_files, read_rgb
+from ugicm.training.evaluate import labelled_files
+from ugicm.training.judges import SqueezeNet
+from ugicm.training.objectives import psnr
+from ugicm.training.run import Run
+from ugicm.training.scores import resamples, sampled_mean
+from ugicm.training.supervision import SemanticDistance, open_encoder
+from ugicm.training.train import configured, parser, train
 
 ALONE = "distortion alone"
 MEASURES = ("top1", "semantic", "psnr_machine", "psnr_human")
@@ -121,7 +121,7 @@ def show(summary: dict[str, Any], quality: int, console: Console) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    p = parser("ablation", __doc__, "stage2")
+    p = parser("python -m ugicm.training.ablation", __doc__, "stage2")
     p.add_argument("--labelled", type=Path, required=True, help="folder of images with LABELS.csv")
     p.add_argument("--classifier", type=Path, required=True, help="SqueezeNet 1.0 state dict that judges")
     p.add_argument("--adaptive", nargs="+", default=["gradient-norm"], choices=["gradient-norm", "uncertainty"])

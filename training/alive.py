@@ -1,4 +1,4 @@
-"""`python -m training.alive CHECKPOINT IMAGES`: which ReLUs of a codec's networks do anything.
+"""`python -m ugicm.training.alive CHECKPOINT IMAGES`: which ReLUs of a codec's networks do anything.
 
 A channel that is zero everywhere on all images at all qualities does nothing; once training has brought one there, an
 ordinary ReLU gives it no gradient to come back.
@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from models.ugicm import UGICM
-from training.config import ConfigError
-from training.data import whole_images
-from training.run import load_checkpoint
+from ugicm.models.ugicm import UGICM
+from ugicm.training.config import ConfigError
+from ugicm.training.data import whole_images
+from ugicm.training.run import load_checkpoint
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def shares(model: UGICM, images: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m training.alive", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m ugicm.training.alive", description=__doc__)
     p.add_argument("checkpoint", type=Path)
     p.add_argument("images", type=Path, help="folder of images")
     p.add_argument("--limit", type=int, default=6, help="at most so many images, evenly spread (default: 6)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.config import Balance
+from ugicm.training.config import Balance
 
 GROUPS = {"rate": "pixels", "distortion": "pixels", "global": "global", "instance": "instance"}
 BOUND = 3.0

@@ -1,6 +1,6 @@
 """Checkpoints: configuration and weights.
 
-`python -m training.checkpoint IN OUT` rounds the weights to half precision, to ship them.
+`python -m ugicm.training.checkpoint IN OUT` rounds the weights to half precision, to ship them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from models.ugicm import UGICM, UGICMConfig
+from ugicm.models.ugicm import UGICM, UGICMConfig
 
 FORMAT = "ugicm-checkpoint-1"
 
@@ -45,7 +45,7 @@ def rebuild(values: dict[str, Any]) -> UGICM:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
-        print("usage: python -m training.checkpoint IN OUT", file=sys.stderr)
+        print("usage: python -m ugicm.training.checkpoint IN OUT", file=sys.stderr)
         return 2
     values = torch.load(arguments[0], weights_only=True)
     label = {"supervision": values["supervision"]} if "supervision" in values else {}

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.entropy import compressai_module
-from training.config import ConfigError
-from training.supervision import Encoder, Features, evenly
+from ugicm.models.entropy import compressai_module
+from ugicm.training.config import ConfigError
+from ugicm.training.supervision import Encoder, Features, evenly
 
 
 def open_clip() -> Any:

@@ -107,7 +107,7 @@ class Betas(Section):
 
 
 class Objective(Section):
-    """What is minimised; see `training.objectives`.
+    """What is minimised; see `ugicm.training.objectives`.
 
     Attributes:
         rate: whether bits count; not where the encoder is frozen.
@@ -179,7 +179,7 @@ class Instances(Section):
 
 
 class Balance(Section):
-    """How the terms are weighted against each other; see `training.balance`."""
+    """How the terms are weighted against each other; see `ugicm.training.balance`."""
 
     method: Literal["fixed", "uncertainty", "gradient-norm"] = "fixed"
     lr_factor: float = Field(default=1.0, gt=0)

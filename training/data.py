@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.ugicm import STRIDE
-from training.config import ConfigError, Data, Instances
-from training.instances import CocoInstances, Instance, Window, propose, through_window
+from ugicm.models.ugicm import STRIDE
+from ugicm.training.config import ConfigError, Data, Instances
+from ugicm.training.instances import CocoInstances, Instance, Window, propose, through_window
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 

@@ -1,4 +1,4 @@
-"""`python -m training.evaluate BUNDLE -o OUT`: what a codec's files are worth, to people and to machines.
+"""`python -m ugicm.training.evaluate BUNDLE -o OUT`: what a codec's files are worth, to people and to machines.
 
 Everything comes from real bitstreams: each image is encoded at every quality and decoded from the bytes, for `human`
 and for `machine`. `--images` (lossless): bpp, PSNR, MS-SSIM, and BD-rate against JPEG and WebP. `--labelled` with
@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from runtime import Codec
-from runtime.backends import open_backend
-from runtime.errors import UgicError
-from runtime.images import read_image
-from runtime.metrics import ms_ssim, psnr
-from runtime.output import write_atomically
-from training.config import ConfigError
-from training.curves import LADDERS, bits_per_pixel, matched_setting, pillow_file, pillow_picture
-from training.data import image_files
-from training.judges import NanoDet, SqueezeNet
-from training.report import report
-from training.scores import Box
+from ugicm import Codec
+from ugicm.runtime.backends import open_backend
+from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files.images import read_image
+from ugicm.runtime.files.output import write_atomically
+from ugicm.runtime.measures.metrics import ms_ssim, psnr
+from ugicm.training.config import ConfigError
+from ugicm.training.curves import LADDERS, bits_per_pixel, matched_setting, pillow_file, pillow_picture
+from ugicm.training.data import image_files
+from ugicm.training.judges import NanoDet, SqueezeNet
+from ugicm.training.report import report
+from ugicm.training.scores import Box
 
 ORIGINAL = "original"
 Record = dict[str, Any]
@@ -224,7 +224,7 @@ class Evaluation:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m ugicm.training.evaluate", description=__doc__)
     p.add_argument("bundle", type=Path, nargs="?", help="default: the shipped one")
     p.add_argument("-o", "--output", type=Path, required=True)
     p.add_argument("--images", type=Path, help="folder of lossless images")

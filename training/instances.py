@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.config import ConfigError, Instances
+from ugicm.training.config import ConfigError, Instances
 
 LEAST_PIXELS = 0.25  # of a box, that its mask must cover to be of use after a crop has cut it
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.config import ConfigError
-from training.scores import Box
+from ugicm.training.config import ConfigError
+from ugicm.training.scores import Box
 
 Graph = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 

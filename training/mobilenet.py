@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import ConfigError
-from training.supervision import Encoder, Features, evenly
+from ugicm.training.config import ConfigError
+from ugicm.training.supervision import Encoder, Features, evenly
 
 CONVOLUTIONS = ("conv", "dw", "add")
 

@@ -1,4 +1,4 @@
-"""What training minimises: named terms of a batch, which `training.balance` adds up."""
+"""What training minimises: named terms of a batch, which `ugicm.training.balance` adds up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.conditioning import HUMAN, MACHINE
-from models.ugicm import UGICM, Output
-from training.config import Betas, Instances, Objective
-from training.instances import Instance, views
-from training.supervision import SemanticDistance
+from ugicm.models.conditioning import HUMAN, MACHINE
+from ugicm.models.ugicm import UGICM, Output
+from ugicm.training.config import Betas, Instances, Objective
+from ugicm.training.instances import Instance, views
+from ugicm.training.supervision import SemanticDistance
 
 REFERENCE_LAMBDA = 0.01
 EXPONENT = 0.6

@@ -1,4 +1,4 @@
-"""What `training.evaluate` found, as estimates with intervals, tables, JSON and plots."""
+"""What `ugicm.training.evaluate` found, as estimates with intervals, tables, JSON and plots."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from runtime.output import write_atomically
-from training.curves import LADDERS, Curve, bd_rate, mean_curve
-from training.scores import Box, Precision, Sampled, average_precision, resamples, sampled_mean
+from ugicm.runtime.files.output import write_atomically
+from ugicm.training.curves import LADDERS, Curve, bd_rate, mean_curve
+from ugicm.training.scores import Box, Precision, Sampled, average_precision, resamples, sampled_mean
 
 Record = dict[str, Any]
 PAIRS = (("machine", "human"), ("machine", "JPEG"), ("machine", "WebP"), ("human", "JPEG"))

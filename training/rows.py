@@ -1,4 +1,4 @@
-"""`python -m training.rows CHECKPOINT IMAGES -o OUT`: fits each scale row's mixture to rounded latents.
+"""`python -m ugicm.training.rows CHECKPOINT IMAGES -o OUT`: fits each scale row's mixture to rounded latents.
 
 The last step before a checkpoint is exported. Training measures rates on noisy latents, with one mixture for all rows
 of the scale table; what is coded is rounded, and narrow rows have other tails than wide ones. Symbols of all qualities
@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.entropy import SCALE_ROWS, LatentModel
-from models.ugicm import UGICM
-from training.checkpoint import save, weights_of
-from training.config import ConfigError
-from training.data import whole_images
-from training.run import load_checkpoint
+from ugicm.models.entropy import SCALE_ROWS, LatentModel
+from ugicm.models.ugicm import UGICM
+from ugicm.training.checkpoint import save, weights_of
+from ugicm.training.config import ConfigError
+from ugicm.training.data import whole_images
+from ugicm.training.run import load_checkpoint
 
 REACH = 255
 HOLD = 100.0  # bits that a correction of 1 costs: what a few hundred symbols can outweigh
@@ -79,7 +79,7 @@ def fit(model: LatentModel, counts: Tensor) -> tuple[float, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m training.rows", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m ugicm.training.rows", description=__doc__)
     p.add_argument("checkpoint", type=Path)
     p.add_argument("images", type=Path, help="folder of training images")
     p.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint to write")

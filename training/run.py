@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from models.conditioning import Preference
-from models.fast import Conditioned
-from models.ugicm import UGICM, UGICMConfig
-from training.balance import make_balance
-from training.checkpoint import rebuild, save, weights_of
-from training.config import Config, ConfigError, Optimisation
-from training.data import Crops
-from training.objectives import Batch, Terms, bits_per_pixel, distortion, draw_betas, draw_qualities, reconstruct
-from training.supervision import SemanticDistance, open_encoder
+from ugicm.models.conditioning import Preference
+from ugicm.models.fast import Conditioned
+from ugicm.models.ugicm import UGICM, UGICMConfig
+from ugicm.training.balance import make_balance
+from ugicm.training.checkpoint import rebuild, save, weights_of
+from ugicm.training.config import Config, ConfigError, Optimisation
+from ugicm.training.data import Crops
+from ugicm.training.objectives import Batch, Terms, bits_per_pixel, distortion, draw_betas, draw_qualities, reconstruct
+from ugicm.training.supervision import SemanticDistance, open_encoder
 
 CODING = ("g_a.", "h_a.", "h_s.", "context.", "bottleneck.", "latent_model.", "log_gain")
 Losses = dict[str, float]

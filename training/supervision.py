@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import ConfigError, Supervision
+from ugicm.training.config import ConfigError, Supervision
 
 
 class Features(NamedTuple):
@@ -49,11 +49,11 @@ def open_encoder(settings: Supervision) -> Encoder | None:
     if not settings.weights.is_file():
         raise ConfigError(f"{settings.weights}: no such file; supervision.weights takes the weights of an encoder")
     if settings.kind == "clip":
-        from training.clip import ClipEncoder
+        from ugicm.training.clip import ClipEncoder
 
         encoder: Encoder = ClipEncoder(settings.weights, settings.model, settings.depths)
     else:
-        from training.mobilenet import ImagenetEncoder
+        from ugicm.training.mobilenet import ImagenetEncoder
 
         encoder = ImagenetEncoder(settings.weights, settings.depths)
     return encoder.requires_grad_(False).eval()

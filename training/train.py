@@ -1,4 +1,4 @@
-"""`python -m training.train [DATA] --config STAGE -o RUN`: trains a codec in stages.
+"""`ugicm train [DATA] --config STAGE -o RUN`: trains a codec in stages.
 
 `--config` names a stage that comes along (stage0: rate and distortion; stage1: all weights, with the semantic distance
 of machine views; stage2: the synthesis and its conditioning, with instances) or a YAML file; `--set section.key=value`
@@ -21,10 +21,10 @@ import torch
 import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.config import Config, ConfigError, check, names, read
-from training.data import Crops, image_files
-from training.run import Losses, Run
-from training.validation import Validator, criterion
+from ugicm.training.config import Config, ConfigError, check, names, read
+from ugicm.training.data import Crops, image_files
+from ugicm.training.run import Losses, Run
+from ugicm.training.validation import Validator, criterion
 
 TERMS = ("rate", "distortion", "global", "instance")
 COLUMNS = ("loss", "bpp", "mse", *TERMS, *(f"weight_{term}" for term in TERMS))
@@ -33,7 +33,7 @@ VALIDATION_COLUMNS = ("step", "quality", "beta", "bpp", "psnr", "semantic", "obj
 
 def parser(program: str, description: str | None, config: str) -> argparse.ArgumentParser:
     """The arguments that describe a run."""
-    p = argparse.ArgumentParser(prog=f"python -m training.{program}", description=description)
+    p = argparse.ArgumentParser(prog=program, description=description)
     p.add_argument("data", type=Path, nargs="?", help="folder of training images (data.folder)")
     p.add_argument("--config", default=config, help=f"{', '.join(names())} or a YAML file (default: {config})")
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace values")
@@ -149,7 +149,7 @@ def evaluate(run: Run, validator: Validator, log: Log, say: Callable[[str, float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser("train", __doc__, "stage0").parse_args(arguments)
+    args = parser("ugicm train", __doc__, "stage0").parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     try:

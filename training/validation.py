@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.ugicm import STRIDE, UGICM, Output
-from training.config import ConfigError, Validation
-from training.data import image_files, read_rgb
-from training.instances import Instance, propose
-from training.objectives import Batch, Terms, bits_per_pixel, psnr
+from ugicm.models.ugicm import STRIDE, UGICM, Output
+from ugicm.training.config import ConfigError, Validation
+from ugicm.training.data import image_files, read_rgb
+from ugicm.training.instances import Instance, propose
+from ugicm.training.objectives import Batch, Terms, bits_per_pixel, psnr
 
 
 class Row(NamedTuple):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from runtime.errors import BackendError
+from ugicm.runtime.errors import BackendError
 
 if TYPE_CHECKING:
-    from runtime.bundle import Bundle
+    from ugicm.runtime.bundle import Bundle
 
 NAMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx")
 
@@ -64,20 +64,20 @@ def open_backend(
     if name == "onnxruntime":
         if precision is not None:
             raise BackendError(f"backend {name} runs a bundle as it is; a precision is for {', '.join(NAMES[1:])}")
-        from runtime.backends.onnxruntime import OnnxRuntime
+        from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(threads=threads)
-    from runtime.engines import PRECISIONS, DeviceGraphs
+    from ugicm.runtime.backends.gpu.engines import PRECISIONS, DeviceGraphs
 
     if precision not in (None, *PRECISIONS):
         raise BackendError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
     if name == "onnxruntime-cuda":
-        from runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
+        from ugicm.runtime.backends.gpu.onnxruntime_cuda import OnnxRuntimeCuda
 
         chosen = None if precision is None or bundle is None else DeviceGraphs.open(bundle, precision)
         return OnnxRuntimeCuda(chosen)
     if bundle is None:
         raise BackendError(f"backend {name} needs a bundle, whose engines it runs")
-    from runtime.backends.tensorrt import TensorRT
+    from ugicm.runtime.backends.gpu.tensorrt import TensorRT
 
     return TensorRT(name, DeviceGraphs.open(bundle, precision or "fp16"))

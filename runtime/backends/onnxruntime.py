@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import BackendError
+from ugicm.runtime.errors import BackendError
 
 LEVELS = ("all", "extended", "basic", "disable")
 

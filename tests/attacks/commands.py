@@ -34,7 +34,7 @@ def ugicm(
         prepare: shell commands to run before, in the same process.
     """
     limit = f"ulimit -v {memory_mb * 1024}; " if memory_mb else ""
-    script = f'{prepare}{limit}exec "$0" -m runtime.cli "$@"'
+    script = f'{prepare}{limit}exec "$0" -m ugicm "$@"'
     return subprocess.run(
         ["bash", "-c", script, sys.executable, *map(os.fspath, map(str, arguments))],
         cwd=folder,

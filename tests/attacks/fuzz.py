@@ -23,7 +23,7 @@ def main() -> None:
         return
     import atheris
 
-    with atheris.instrument_imports(include=["runtime"]):
+    with atheris.instrument_imports(include=["ugicm.runtime"]):
         from tests.attacks.target import attack, prepare
     prepare()  # outside of the time that an input is given
     atheris.Setup(sys.argv, lambda data: attack(data) and None if data else None)

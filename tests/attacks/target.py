@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime import Codec, bitstream
-from runtime.backends import Graph
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import MANIFEST, Bundle, Manifest, read_arrays
-from runtime.errors import UgicError
+from ugicm import Codec
+from ugicm.runtime import bitstream
+from ugicm.runtime.backends import Graph
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import MANIFEST, Bundle, Manifest, read_arrays
+from ugicm.runtime.errors import UgicError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 KINDS = ("a file", "a file, its checksum mended", "a manifest", "tables.npz", "exact.npz", "edits of a bundle's arrays")

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import Codec, bitstream
-from runtime.bitstream import write_varint
-from runtime.errors import UgicError
-from runtime.images import write_image
 from tests.attacks.commands import BUNDLE, FILES, refusals, tree, ugicm
+from ugicm import Codec
+from ugicm.runtime import bitstream
+from ugicm.runtime.bitstream import write_varint
+from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files.images import write_image
 
 WHOLE = FILES[2].read_bytes()
 STREAM = bitstream.parse(WHOLE)

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from runtime import Codec
-from runtime.bundle import LARGEST_BUNDLE, MANIFEST, Bundle, read_arrays
-from runtime.errors import BackendError, BundleError, UgicError
-from runtime.graph_file import check_graph
 from tests.attacks.commands import BUNDLE, FILES, refusals, tree, ugicm
+from ugicm import Codec
+from ugicm.runtime.bundle import LARGEST_BUNDLE, MANIFEST, Bundle, read_arrays
+from ugicm.runtime.errors import BackendError, BundleError, UgicError
+from ugicm.runtime.onnx_bytes.check import check_graph
 
 FILE = FILES[2].read_bytes()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.checkpoint import CheckpointError, load
 from tests.attacks.test_bundles import Evil
+from ugicm.export.checkpoint import CheckpointError, load
 
 
 def attacks(folder: Path) -> list[Path]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.errors import OutputError
-from runtime.images import write_image
-from runtime.output import remove_stale, write_atomically
 from tests.attacks.commands import BUNDLE, refusals, tree, ugicm
+from ugicm.runtime.errors import OutputError
+from ugicm.runtime.files.images import write_image
+from ugicm.runtime.files.output import remove_stale, write_atomically
 
 
 def noise(path: Path, side: int, seed: int = 0) -> Path:
@@ -71,7 +71,7 @@ def test_a_full_and_a_read_only_disk(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(12):
         noise(tmp_path / "in" / f"{i}.png", 300, i)
-    command = f'"{sys.executable}" -m runtime.cli encode in -o disk --bundle "{BUNDLE}" --jobs 1'
+    command = f'"{sys.executable}" -m ugicm encode in -o disk --bundle "{BUNDLE}" --jobs 1'
     output = on_a_small_disk(
         tmp_path,
         f"{command} 2>&1; echo status $?; ls -A disk | wc -l; ls -A disk | grep -v '[.]ugic$';"

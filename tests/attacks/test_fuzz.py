@@ -26,7 +26,7 @@ def test_every_seed_ends_well() -> None:
 
 def test_a_fault_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The target lets no exception pass that is not a UgicError."""
-    from runtime import bitstream
+    from ugicm.runtime import bitstream
 
     def fault(*_: object) -> None:
         raise ValueError("not for users")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from runtime import Codec
-from runtime.errors import ImageError
 from tests.attacks.commands import BUNDLE, refusals, tree, ugicm
+from ugicm import Codec
+from ugicm.runtime.errors import ImageError
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

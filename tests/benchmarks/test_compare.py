@@ -7,10 +7,10 @@ from torch import nn
 
 from benchmarks.compare import alternate, coders, pillow, pixels, tensor, unpillow
 from benchmarks.lowerings import measure, session
-from export.source import ImageOutput
-from runtime import Codec
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.benchmark import generated_image
+from ugicm import Codec
+from ugicm.export.source import ImageOutput
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.commands.benchmark import generated_image
 
 
 def test_works_alternate_and_the_first_round_does_not_count() -> None:

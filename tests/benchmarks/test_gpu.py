@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 
 from benchmarks import gpu
-from runtime.backends import cuda, onnxruntime_cuda
-from runtime.backends.device import DeviceGraph
-from runtime.backends.onnxruntime_cuda import BoundSession
-from tests.runtime.stand_ins import Cuda
+from tests.runtime.backends.stand_ins import Cuda
 from tests.small import small
-from training.checkpoint import save, weights_of
+from ugicm.runtime.backends.gpu import cuda, onnxruntime_cuda
+from ugicm.runtime.backends.gpu.device import DeviceGraph
+from ugicm.runtime.backends.gpu.onnxruntime_cuda import BoundSession
+from ugicm.training.checkpoint import save, weights_of
 
 
 def test_it_runs_to_the_end_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.process import OURS, PYTHON, THEIRS, measure, spend, write_files
-from runtime import Codec
-from runtime.benchmark import generated_image
-from runtime.images import read_image
+from ugicm import Codec
+from ugicm.runtime.commands.benchmark import generated_image
+from ugicm.runtime.files.images import read_image
 
 
 def test_each_process_writes_its_picture(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import cli
 from tests.docs.pages import PICTURES, ROOT, pages
+from ugicm.runtime.commands import cli
 
 _OF_OTHERS = ("venv", "pip", "http.server", "coverage")
 PAGES = {page.name: page for page in pages()}
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(astronaut()[20 * i : 20 * i + 128, 130:322]).save(work / name)
     (tmp_path / "bin").mkdir()
-    for name, arguments in (("python", ""), ("ugicm", "-m runtime.cli ")):
+    for name, arguments in (("python", ""), ("ugicm", "-m ugicm ")):
         shim = tmp_path / "bin" / name
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
         shim.chmod(0o755)
@@ -79,8 +79,8 @@ def test_the_readmes_two_commands_are_those_that_ci_runs() -> None:
     assert [block.comment for block in found] == ["demo command", "test command"]
     assert all(block.text.startswith("python3.11 -m venv ") and block.text.count("\n") == 1 for block in found)
     steps = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert "<!-- test command -->" in steps and "-m runtime.demo" in steps
-    assert "-m runtime.demo" in found[0].text and "-m pytest" in found[1].text
+    assert "<!-- test command -->" in steps and "ugicm demo" in steps
+    assert "ugicm demo" in found[0].text and "-m pytest" in found[1].text
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -104,8 +104,7 @@ def check(command: str, where: str) -> None:
                 assert not missing, f"{where}: {command}: no {missing}"
                 continue
             assert source(module), f"{where}: {command}: there is no module {module}"
-            known = help_of(module.removeprefix("runtime.")) if module.startswith("runtime.") else source(module)
-            assert_options(rest, known, f"{where}: {command}")
+            assert_options(rest, source(module), f"{where}: {command}")
     if words[:1] == ["ugicm"] and len(words) > 1 and words[1].isidentifier() and words[1].islower():
         assert words[1] in cli.VERBS, f"{where}: {command}: there is no verb {words[1]}"
         assert_options(words[2:], help_of(words[1]), f"{where}: {command}")
@@ -132,7 +131,7 @@ def help_of(verb: str) -> str:
 @cache
 def source(module: str) -> str:
     """The source of a module and of those beside it, which may add options; empty where there is none."""
-    path = ROOT / Path(*module.split("."))
+    path = ROOT / Path(*module.removeprefix("ugicm.").split("."))
     file = next((f for f in (path.with_suffix(".py"), path / "__main__.py") if f.is_file()), None)
     if file is None:
         return ""

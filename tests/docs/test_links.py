@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from runtime import errors
 from tests.docs.pages import ROOT, pages, read
+from ugicm.runtime import errors
 
 PAGES = {page.name: page for page in pages()}
 

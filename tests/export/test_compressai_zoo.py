@@ -17,19 +17,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from calibration.integer import CalibrationError
-from export import to_onnx
-from export.checkpoint import load
-from export.compressai_zoo import SERVED, architecture_of
-from export.source import Source
-from export.tables import TOTAL, mixture_row
-from models.entropy import compressai_module
-from runtime import Codec, bitstream, decode
-from runtime.bitstream import Bitstream
-from runtime.bundle import MANIFEST, Bundle
-from runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
-from runtime.verify import verify
 from tests.compressai_models import WIDTHS, lively, photograph
+from ugicm import Codec
+from ugicm.calibration.exact.integer import CalibrationError
+from ugicm.export import to_onnx
+from ugicm.export.checkpoint import load
+from ugicm.export.compressai_zoo import SERVED, architecture_of
+from ugicm.export.source import Source
+from ugicm.export.tables import TOTAL, mixture_row
+from ugicm.models.entropy import compressai_module
+from ugicm.runtime import bitstream
+from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.bundle import MANIFEST, Bundle
+from ugicm.runtime.commands import decode
+from ugicm.runtime.commands.verify import verify
+from ugicm.runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
 
 HEADER = 48  # bytes of a .ugic file with one substream that CompressAI's strings do not have, at most
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from export.lowering import fold_gdn, lower, shuffled, strided
-from models.entropy import gdn
+from ugicm.export.lowering import fold_gdn, lower, shuffled, strided
+from ugicm.models.entropy import gdn
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:

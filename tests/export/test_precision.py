@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.device_graphs import (
+from ugicm import Codec
+from ugicm.export.device_graphs import (
     DeviceGraphError,
     bytes_to_symbols,
     casts_outermost,
@@ -19,10 +20,9 @@ from export.device_graphs import (
     relative_difference,
     sample_inputs,
 )
-from export.precision import HALF, fold_stored_halves, full_precision, simulated, to_half
-from runtime import Codec
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
+from ugicm.export.precision import HALF, fold_stored_halves, full_precision, simulated, to_half
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bundle import Bundle
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,17 @@ import onnx
 import pytest
 import torch
 
-from export import to_onnx
-from export.graphs import store_halves
-from export.tables import TOTAL, factorised_tables, integer_row, latent_tables, mixture_row
-from models.entropy import SCALE_ROWS, LatentModel
-from models.ugicm import UGICM, UGICMConfig, checkerboard
-from runtime import Codec, bitstream
-from runtime.bundle import Bundle
-from runtime.errors import PartError
 from tests.small import lively
-from training.checkpoint import save, weights_of
+from ugicm import Codec
+from ugicm.export import to_onnx
+from ugicm.export.graphs import store_halves
+from ugicm.export.tables import TOTAL, factorised_tables, integer_row, latent_tables, mixture_row
+from ugicm.models.entropy import SCALE_ROWS, LatentModel
+from ugicm.models.ugicm import UGICM, UGICMConfig, checkerboard
+from ugicm.runtime import bitstream
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.errors import PartError
+from ugicm.training.checkpoint import save, weights_of
 
 BACKBONES = ("fast", "bmshj2018")
 

@@ -13,14 +13,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export import to_tensorrt
-from export.device_graphs import DeviceGraphError, device_graphs, sample_inputs
-from runtime import Codec
-from runtime.backends.tensorrt_api import open_api
-from runtime.bundle import Bundle
-from runtime.engines import DeviceGraphs, Index, Sizes, profile
-from runtime.errors import BackendError, UsageError
-from runtime.images import write_image
+from ugicm import Codec
+from ugicm.export import to_tensorrt
+from ugicm.export.device_graphs import DeviceGraphError, device_graphs, sample_inputs
+from ugicm.runtime.backends.gpu.engines import DeviceGraphs, Index, Sizes, profile
+from ugicm.runtime.backends.gpu.tensorrt_api import open_api
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.errors import BackendError, UsageError
+from ugicm.runtime.files.images import write_image
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for Linux x86-64 and Windows only")
 
@@ -53,7 +53,7 @@ def quantised_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     """The shipped bundle freshly quantised in a form that TensorRT reads."""
     from skimage import data
 
-    from calibration import int8
+    from ugicm.calibration.int8 import command as int8
 
     folder = tmp_path_factory.mktemp(request.param)
     write_image(folder / "a.png", np.ascontiguousarray(data.astronaut()[40:168, 130:258]))
@@ -187,7 +187,7 @@ def test_changed_or_foreign_graphs_are_refused(bundle: Bundle, tmp_path: Path) -
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(BackendError, match="changed since export"):
         graphs.model("g_s")
-    with pytest.raises(BackendError, match="holds no device graphs; run: python -m export.to_tensorrt"):
+    with pytest.raises(BackendError, match="holds no device graphs; run: python -m ugicm.export.to_tensorrt"):
         DeviceGraphs.open(bundle, "fp16", root)
     index = graphs.folder / "graphs.json"
     values = json.loads(index.read_text())
@@ -227,8 +227,8 @@ def test_parser_errors_name_the_node() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "fp8"], "python -m calibration.int8 --form fp8"),
-        (["--precision", "int8"], "python -m calibration.int8"),
+        (["--precision", "fp8"], "python -m ugicm.calibration.int8 --form fp8"),
+        (["--precision", "int8"], "python -m ugicm.calibration.int8"),
         (["--max", "64x64"], "out of order"),
         (["--opt", "big"], "not HEIGHTxWIDTH"),
         (["--workspace", "0"], "at least 1 MiB"),
@@ -263,7 +263,7 @@ def test_progress_is_told(bundle: Bundle) -> None:
 
 
 def test_a_strayed_graph_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import device_graphs as module
+    from ugicm.export import device_graphs as module
 
     def wrong(model: onnx.ModelProto) -> onnx.ModelProto:
         half = module.simulated(model)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from export.to_onnx import export_bundle
-from export.ugicm import ugicm_source
-from runtime import Codec, bitstream
 from tests.small import lively
+from ugicm import Codec
+from ugicm.export.to_onnx import export_bundle
+from ugicm.export.ugicm import ugicm_source
+from ugicm.runtime import bitstream
 
 HERE = Path(__file__).parent
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import Codec, bitstream
-from runtime.range_coder import Tables
 from tests.golden.make import main
 from tests.reference import decoder
+from ugicm import Codec
+from ugicm.runtime import bitstream
+from ugicm.runtime.range_coder import Tables
 
 HERE = Path(__file__).parent
 FILES = sorted(HERE.glob("v*/*.ugic"))

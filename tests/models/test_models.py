@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from models import fast
-from models.conditioning import Preference, fourier_features
-from models.entropy import SCALE_MAX, SCALE_MIN, SCALE_ROWS, LatentModel, bottleneck_probabilities, row_to_scale
-from models.macs import kmac_per_pixel
-from models.ugicm import UGICM, UGICMConfig, checkerboard
 from tests.small import lively, small
+from ugicm.models import fast
+from ugicm.models.conditioning import Preference, fourier_features
+from ugicm.models.entropy import SCALE_MAX, SCALE_MIN, SCALE_ROWS, LatentModel, bottleneck_probabilities, row_to_scale
+from ugicm.models.macs import kmac_per_pixel
+from ugicm.models.ugicm import UGICM, UGICMConfig, checkerboard
 
 
 def test_fast_stays_within_its_budget() -> None:

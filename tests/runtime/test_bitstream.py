@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.bitstream import (
+from ugicm.runtime.bitstream import (
     MAX_PIXELS,
     MAX_SIDE,
     MAX_SUBSTREAMS,
@@ -19,7 +19,7 @@ from runtime.bitstream import (
     symbol_checksum,
     write_varint,
 )
-from runtime.errors import CorruptFileError, NotUgicError, TruncatedError, UgicError, VersionError
+from ugicm.runtime.errors import CorruptFileError, NotUgicError, TruncatedError, UgicError, VersionError
 
 SMALL = Bitstream(b"\x00codecid", 4, 768, 512, b"zzz", (b"yy", b"", b"yyyy"), 0xDEADBEEF)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import Codec
-from runtime.backends import open_backend
-from runtime.bundle import MANIFEST, Bundle, read_manifest
-from runtime.bundles import DEFAULT, find_bundle
-from runtime.errors import BackendError, BundleError, CodecMismatchError, UgicError, VersionError
-from runtime.exact_path import admitted_runner, graph_runner, reference_runner, reproduces
+from ugicm import Codec
+from ugicm.runtime.admission import admitted_runner, graph_runner, reference_runner, reproduces
+from ugicm.runtime.backends import open_backend
+from ugicm.runtime.bundle import MANIFEST, Bundle, read_manifest
+from ugicm.runtime.catalogue import DEFAULT, find_bundle
+from ugicm.runtime.errors import BackendError, BundleError, CodecMismatchError, UgicError, VersionError
 
 
 @pytest.fixture

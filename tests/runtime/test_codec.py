@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import Codec, bitstream, range_coder
-from runtime.bitstream import Bitstream
-from runtime.codec import checkerboard
-from runtime.errors import (
+from ugicm import Codec
+from ugicm.runtime import bitstream, range_coder
+from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.codec import checkerboard
+from ugicm.runtime.errors import (
     CodecMismatchError,
     ConditionError,
     CorruptFileError,
@@ -19,7 +20,7 @@ from runtime.errors import (
     QualityError,
     UgicError,
 )
-from runtime.metrics import psnr
+from ugicm.runtime.measures.metrics import psnr
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.errors import BundleError
-from runtime.exact import ExactLayer, ExactNetwork, pixel_shuffle
-from tests.calibration.networks import random_network, random_z
+from tests.calibration.exact.networks import random_network, random_z
+from ugicm.runtime.errors import BundleError
+from ugicm.runtime.exact import ExactLayer, ExactNetwork, pixel_shuffle
 
 
 def slow_layer(layer: ExactLayer, x: np.ndarray) -> np.ndarray:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import range_coder
-from runtime.errors import BundleError, CorruptFileError
-from runtime.range_coder import Tables, decode, encode
+from ugicm.runtime import range_coder
+from ugicm.runtime.errors import BundleError, CorruptFileError
+from ugicm.runtime.range_coder import Tables, decode, encode
 
 TOTAL = 1 << 24
 INT32 = np.iinfo(np.int32)

@@ -9,8 +9,8 @@ import pytest
 from tests.small import lively
 from tests.training.test_evaluate import squeezenet
 from tests.training.test_training import arguments
-from training import ablation
-from training.checkpoint import save, weights_of
+from ugicm.training import ablation
+from ugicm.training.checkpoint import save, weights_of
 
 
 def test_the_table_has_its_cells_and_a_second_run_trains_nothing(
@@ -44,7 +44,7 @@ def test_the_table_has_its_cells_and_a_second_run_trains_nothing(
     def never(*_: object) -> None:
         raise AssertionError("a finished cell trained again")
 
-    monkeypatch.setattr("training.run.Run.advance", never)
+    monkeypatch.setattr("ugicm.training.run.Run.advance", never)
     assert ablation.main(command) == 0
     assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == found
     capsys.readouterr()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.small import lively
-from training import alive
-from training.checkpoint import save, weights_of
+from ugicm.training import alive
+from ugicm.training.checkpoint import save, weights_of
 
 
 def test_dead_channels_are_counted(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

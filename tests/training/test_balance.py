@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from training.balance import GradientNorm, Uncertainty, make_balance
-from training.config import Balance
+from ugicm.training.balance import GradientNorm, Uncertainty, make_balance
+from ugicm.training.config import Balance
 
 WEIGHTS = {"rate": 1.0, "distortion": 1.0, "global": 2.0, "instance": 0.5}
 

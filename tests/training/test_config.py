@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import Config, ConfigError, check, names, read
+from ugicm.training.config import Config, ConfigError, check, names, read
 
 
 def config(name: str, *changes: str) -> Config:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from training import evaluate
-from training.curves import bd_rate, bits_per_pixel, matched_setting, pillow_file
-from training.data import read_rgb
-from training.judges import NanoDet, SqueezeNet
+from ugicm.training import evaluate
+from ugicm.training.curves import bd_rate, bits_per_pixel, matched_setting, pillow_file
+from ugicm.training.data import read_rgb
+from ugicm.training.judges import NanoDet, SqueezeNet
 
 
 def squeezenet(path: Path) -> Path:
@@ -123,8 +123,8 @@ def data(pictures: Path, tmp_path: Path) -> list[str]:
 def test_everything_from_real_files_and_again_from_the_cache(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.evaluate.LADDERS", {"JPEG": (10, 60)})
-    monkeypatch.setattr("training.report.LADDERS", {"JPEG": (10, 60)})
+    monkeypatch.setattr("ugicm.training.evaluate.LADDERS", {"JPEG": (10, 60)})
+    monkeypatch.setattr("ugicm.training.report.LADDERS", {"JPEG": (10, 60)})
     out = tmp_path / "out"
     arguments = [*data, "-o", str(out), "--limit", "2", "--resamples", "50", "--threads", "1"]
     assert evaluate.main([*arguments, "--qualities", "1", "3"]) == 0
@@ -145,7 +145,7 @@ def test_everything_from_real_files_and_again_from_the_cache(
     def never(*_: object) -> None:
         raise AssertionError("what is in the cache was made again")
 
-    monkeypatch.setattr("training.evaluate.judged", never)
+    monkeypatch.setattr("ugicm.training.evaluate.judged", never)
     assert evaluate.main([*arguments, "--qualities", "1", "3"]) == 0
     assert json.loads((out / "evaluation.json").read_text()) == first
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle
 
-from training.config import ConfigError, Data, Instances
-from training.data import Crops, image_files
-from training.instances import CocoInstances, Instance, Window, propose, through_window, views
+from ugicm.training.config import ConfigError, Data, Instances
+from ugicm.training.data import Crops, image_files
+from ugicm.training.instances import CocoInstances, Instance, Window, propose, through_window, views
 
 LOOK = Instances(source="proposals", size=16, least_side=4)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export import to_onnx
-from runtime import Codec
 from tests.small import lively
 from tests.training.test_training import arguments
-from training import train as loop
-from training.checkpoint import save, weights_of
+from ugicm import Codec
+from ugicm.export import to_onnx
+from ugicm.training import train as loop
+from ugicm.training.checkpoint import save, weights_of
 
 
 def test_files_are_the_same_whatever_they_will_be_decoded_for(pictures: Path, tmp_path: Path, teacher: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.entropy import LatentModel
 from tests.small import lively
-from training import rows
-from training.checkpoint import rebuild, save, weights_of
+from ugicm.models.entropy import LatentModel
+from ugicm.training import rows
+from ugicm.training.checkpoint import rebuild, save, weights_of
 
 
 def heavy_tails(row: int) -> torch.Tensor:

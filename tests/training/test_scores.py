@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training.scores import Box, average_precision, resamples, sampled_mean
+from ugicm.training.scores import Box, average_precision, resamples, sampled_mean
 
 
 def scene(rng: np.random.Generator, images: int = 8) -> tuple[list[list[Box]], list[list[Box]]]:

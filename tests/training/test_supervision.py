@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.clip import open_clip
-from training.config import ConfigError, Supervision
-from training.mobilenet import pad_same
-from training.supervision import SemanticDistance, evenly, map_distance, open_encoder
+from ugicm.training.clip import open_clip
+from ugicm.training.config import ConfigError, Supervision
+from ugicm.training.mobilenet import pad_same
+from ugicm.training.supervision import SemanticDistance, evenly, map_distance, open_encoder
 
 SMALL_CLIP = {
     "embed_dim": 8,

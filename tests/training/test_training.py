@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.ugicm import Output
 from tests.small import lively, small
-from training import train as loop
-from training.checkpoint import rebuild, save, weights_of
-from training.config import Betas, ConfigError, Data, Optimisation, check, read
-from training.data import Crops, image_files
-from training.objectives import distortion, draw_betas, draw_qualities, lambdas, psnr
-from training.run import Run, choose_trained, learning_rate
+from ugicm.models.ugicm import Output
+from ugicm.training import train as loop
+from ugicm.training.checkpoint import rebuild, save, weights_of
+from ugicm.training.config import Betas, ConfigError, Data, Optimisation, check, read
+from ugicm.training.data import Crops, image_files
+from ugicm.training.objectives import distortion, draw_betas, draw_qualities, lambdas, psnr
+from ugicm.training.run import Run, choose_trained, learning_rate
 
 SMALL = [
     "data.crop=64",
@@ -129,7 +129,7 @@ def test_a_run_that_is_killed_continues_its_loss_curve(pictures: Path, tmp_path:
     more = ["--validation", str(pictures)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert loop.main([*arguments(pictures, whole, "stage0", *changes), *more]) == 0
-    command = [sys.executable, "-m", "training.train", *arguments(pictures, killed, "stage0", *changes), *more]
+    command = [sys.executable, "-m", "ugicm.training.train", *arguments(pictures, killed, "stage0", *changes), *more]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
     log = killed / "log.csv"
     deadline = time.monotonic() + 120

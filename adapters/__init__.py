@@ -1,0 +1,1 @@
+"""Other people's programs: each adapter knows one, the rest of the project knows none."""

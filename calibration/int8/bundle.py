@@ -1,0 +1,70 @@
+"""An INT8 bundle beside its float one: graphs replaced or added, the entropy path untouched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ugicm.runtime.bundle import MANIFEST, Bundle, FileEntry, GraphEntry, Manifest
+from ugicm.runtime.errors import OutputError
+from ugicm.runtime.files.whole_folder import replace_folder
+
+
+def check_free(folder: Path) -> None:
+    """Raises OutputError where the output is a file, a folder that holds no bundle, or has no parent folder."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; give another name with -o")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise OutputError(f"{folder}: holds something that is no bundle; give another name with -o")
+    if not folder.absolute().parent.is_dir():
+        raise OutputError(f"{folder}: its folder does not exist; create it first")
+
+
+def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, Any], precision: str) -> Bundle:
+    """The bundle in memory with graphs replaced or added, its codec id the same.
+
+    Args:
+        bundle: the float bundle.
+        models: graph → ONNX bytes.
+        note: for people; stands in the manifest under `model`.
+        precision: "int8" or "fp8".
+    """
+    contents = {name: bundle.file(name) for name in bundle.manifest.files}
+    graphs = dict(bundle.manifest.graphs)
+    for name, model in models.items():
+        graph = onnx.load_from_string(model).graph
+        graphs[name] = GraphEntry(
+            f"{name}.onnx", tuple(i.name for i in graph.input), tuple(o.name for o in graph.output)
+        )
+        contents[graphs[name].file] = model
+    files = {n: FileEntry(hashlib.sha256(d).hexdigest(), len(d)) for n, d in sorted(contents.items())}
+    manifest: Manifest = replace(
+        bundle.manifest,
+        precision=precision,
+        graphs=graphs,
+        files=files,
+        model={**bundle.manifest.model, precision: dict(note)},
+    )
+    return Bundle(bundle.path, manifest, contents)
+
+
+def write(bundle: Bundle, folder: Path) -> int:
+    """Writes a bundle whole or not at all, replacing one that is there; the bytes written.
+
+    Raises:
+        OutputError: see `check_free`; or the disk refuses.
+    """
+    check_free(folder)
+    contents = {name: bundle.file(name) for name in bundle.manifest.files}
+    contents[MANIFEST] = bundle.manifest.to_json().encode()
+    folder = folder.absolute()
+    try:
+        replace_folder(folder, contents)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another place") from error
+    return sum(map(len, contents.values()))

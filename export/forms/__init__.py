@@ -1,0 +1,1 @@
+"""Forms of a graph that compute the same: what CPUs run fastest, and back."""

@@ -1,0 +1,21 @@
+"""The form that CPUs run fastest, and back to the one that calibration and other devices begin at.
+
+Each step computes the same, up to the order of summation, and can be undone, to the last bit of every weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ugicm.export.forms import blocked, channels_last, phases
+from ugicm.export.forms.rewriting import Array, Nodes, Rewritten, in_turn
+
+
+def to_cpu(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
+    """The nodes and constants of a graph for CPUs."""
+    return in_turn((phases.split, channels_last.pack, blocked.hold), nodes, constants, outputs)
+
+
+def from_cpu(nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
+    """The nodes and constants of a graph as `to_cpu` was given them; the names of some tensors differ."""
+    return in_turn((blocked.release, channels_last.unpack, phases.join), nodes, constants, outputs)

@@ -1,0 +1,263 @@
+"""The folder `engines` of a bundle: device graphs in a precision, and the engines that TensorRT made of them here.
+
+    engines/fp16/graphs.json                       what the graphs are and which sizes they serve
+    engines/fp16/g_s.onnx                          a device graph
+    engines/fp16/tensorrt-rtx-1.7.1.116-any/g_s.engine, g_s.json, timing.cache
+
+Graphs come from `ugicm.export.to_tensorrt` and go anywhere; an engine is code for one package, version and GPU,
+rebuilt where any of it differs. The bundle's manifest names none of it. Load only engines that you built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ugicm.runtime.backends.gpu.device import Shape, Tensor, evaluate, multiple
+from ugicm.runtime.backends.gpu.tensorrt_api import FLAGS, Api, Network, Progress
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.errors import BackendError
+from ugicm.runtime.files.output import write_atomically
+
+log = logging.getLogger("ugicm")
+
+FOLDER = "engines"
+INDEX = "graphs.json"
+VARIABLE = "UGICM_ENGINES"
+LARGEST_FILE = 2**31
+PRECISIONS = ("fp32", "fp16", "int8", "fp8")
+
+Size = tuple[int, int]
+Profile = dict[str, tuple[Shape, Shape, Shape]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The smallest, the usual and the largest image, (height, width) in pixels, multiples of the bundle's stride."""
+
+    least: Size
+    usual: Size
+    most: Size
+
+
+@dataclass(frozen=True)
+class Index:
+    """`graphs.json`.
+
+    Attributes:
+        codec_id: of the bundle they were made from.
+        precision: of the transforms.
+        stride: of the bundle.
+        sizes: what engines are to serve.
+        workspace: bytes of scratch memory for the builder, or None.
+        graphs: name → {"sha256": of the device graph, "source": SHA-256 of the bundle's file it was made from}.
+        golden: (height, width) of `z` that the golden vectors reach: the engine of `h_s` serves them too.
+    """
+
+    codec_id: str
+    precision: str
+    stride: int
+    sizes: Sizes
+    workspace: int | None
+    graphs: dict[str, dict[str, str]]
+    golden: Size
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+class DeviceGraphs:
+    """The device graphs of a bundle in one precision."""
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder = folder
+        self.index = index
+
+    @classmethod
+    def open(cls, bundle: Bundle, precision: str, root: Path | None = None) -> DeviceGraphs:
+        """Those in `root` (None: the folder of UGICM_ENGINES, or else the bundle's own `engines`).
+
+        Raises:
+            BackendError: there are none, or they were made from another bundle.
+        """
+        folder = (root or default_root(bundle)) / precision
+        remedy = f"run: python -m ugicm.export.to_tensorrt {bundle.path} --precision {precision}"
+        where = folder / INDEX
+        try:
+            values = json.loads(_read(where))
+            sizes = Sizes(*((int(h), int(w)) for h, w in (values["sizes"][k] for k in ("least", "usual", "most"))))
+            values["golden"] = (int(values["golden"][0]), int(values["golden"][1]))
+            index = Index(**{**values, "sizes": sizes})
+        except OSError as error:
+            raise BackendError(f"{folder}: holds no device graphs; {remedy}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackendError(f"{where}: malformed ({error}); {remedy}") from error
+        if index.codec_id != bundle.manifest.codec_id or index.stride != bundle.manifest.stride:
+            raise BackendError(f"{folder}: was made for codec {index.codec_id}; {remedy}")
+        for name, entry in index.graphs.items():
+            if name not in bundle.manifest.graphs or entry.get("source") != source_digest(bundle, name):
+                raise BackendError(f"{folder}: graph {name} was made from another bundle; {remedy}")
+        return cls(folder, index)
+
+    def model(self, name: str) -> bytes:
+        """The ONNX bytes of a device graph, verified.
+
+        Raises:
+            BackendError: there is none, or it changed.
+        """
+        where = self.folder / f"{name}.onnx"
+        try:
+            data = _read(where)
+        except OSError as error:
+            raise BackendError(
+                f"{where}: cannot be read ({error.strerror}); run ugicm.export.to_tensorrt again"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != self.index.graphs.get(name, {}).get("sha256"):
+            raise BackendError(f"{where}: changed since export (SHA-256 differs); run export.to_tensorrt again")
+        return data
+
+    def engine(
+        self,
+        api: Api,
+        name: str,
+        capability: str,
+        timing_cache: Path | None = None,
+        progress: Progress | None = None,
+        usable: Any = None,
+    ) -> tuple[bytes, dict[str, Any], bool]:
+        """The engine of a graph: the cached one if its key is the same and `usable(bytes)` says so, else a new one.
+
+        Args:
+            capability: of the GPU, as "sm_90", or "any" where there is none.
+
+        Returns:
+            The engine's bytes, its sidecar's values, and whether it was built now.
+
+        Raises:
+            BackendError: it cannot be built.
+        """
+        model = self.model(name)
+        folder = self.folder / f"{api.name}-{api.version}-{capability}"
+        file, sidecar = folder / f"{name}.engine", folder / f"{name}.json"
+        network = api.parse(model, name)
+        ranges = profile(network, self.index)
+        key = {
+            "onnx_sha256": hashlib.sha256(model).hexdigest(),
+            "package": api.name,
+            "version": api.version,
+            "compute_capability": capability,
+            "profile": {k: [list(shape) for shape in v] for k, v in ranges.items()},
+            "workspace": self.index.workspace,
+            "flags": list(FLAGS),
+        }
+        reason = self._why_not(file, sidecar, key, name)
+        if not reason:
+            engine = _read(file)
+            if usable is None or usable(engine):
+                return engine, json.loads(_read(sidecar)), False
+            reason = "it does not load here"
+        if reason != "missing":
+            log.warning("%s: the engine is rebuilt (%s)", file, reason)
+        elif others := sorted(p.parent.name for p in self.folder.glob(f"*/{name}.engine")):
+            log.warning("%s: built for %s; there is only one for %s", name, folder.name, ", ".join(others))
+        cache = folder / "timing.cache" if timing_cache is None else timing_cache
+        try:
+            timings = _read(cache)
+        except OSError:
+            timings = b""
+        engine, timings = api.build(network, ranges, self.index.workspace, timings, progress)
+        values = {
+            "key": key,
+            "sha256": hashlib.sha256(engine).hexdigest(),
+            "bytes": len(engine),
+            "inputs": [_described(t) for t in network.inputs],
+            "outputs": [_described(t) for t in network.outputs],
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BackendError(
+                f"{folder}: cannot be created ({error.strerror}); name another with {VARIABLE}"
+            ) from error
+        write_atomically(file, engine)
+        write_atomically(sidecar, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
+        if timings:
+            write_atomically(cache, timings)
+        return engine, values, True
+
+    def _why_not(self, file: Path, sidecar: Path, key: Mapping[str, Any], name: str) -> str:
+        """Why the engine there does not serve; empty if it does."""
+        try:
+            values = json.loads(_read(sidecar))
+            engine = _read(file)
+            found = values["key"]
+        except OSError:
+            return "missing"
+        except (ValueError, KeyError, TypeError):
+            return "its sidecar is malformed"
+        if different := [k for k in key if found.get(k) != key[k]]:
+            return f"another {', '.join(different)}"
+        if hashlib.sha256(engine).hexdigest() != values.get("sha256"):
+            return "its bytes changed"
+        return ""
+
+
+def default_root(bundle: Bundle) -> Path:
+    """The folder of UGICM_ENGINES with a folder a codec in it, or else the bundle's own `engines`."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) / bundle.manifest.codec_id if named else bundle.path / FOLDER
+
+
+def source_digest(bundle: Bundle, graph: str) -> str:
+    """SHA-256 (hexadecimal) of what a device graph is made from: the integers for `h_s`, else the ONNX file."""
+    name = "exact.npz" if graph == "h_s" else bundle.manifest.graphs[graph].file
+    return hashlib.sha256(bundle.file(name)).hexdigest()
+
+
+def profile(network: Network, index: Index) -> Profile:
+    """The smallest, usual and largest shape of every input, from the image sizes and the names of the dims.
+
+    Raises:
+        BackendError: a dim whose name is no multiple of n, h or w.
+    """
+    golden = tuple(side * index.stride for side in index.golden)
+    shapes: Profile = {}
+    for tensor in network.inputs:
+        found = []
+        for size, pick in ((index.sizes.least, min), (index.sizes.usual, None), (index.sizes.most, max)):
+            height, width = size
+            if network.name == "h_s" and pick is min:
+                height = width = index.stride
+            elif network.name == "h_s" and pick is max:
+                height, width = max(height, golden[0]), max(width, golden[1])
+            values = {"n": 1, "h": height // index.stride, "w": width // index.stride}
+            dims = [d if isinstance(d, int) else _lower(d) for d in tensor.dims]
+            shape = evaluate(dims, values)
+            if shape is None:
+                raise BackendError(f"graph {network.name}: input {tensor.name} has dims {tensor.dims}; export it again")
+            found.append(shape)
+        shapes[tensor.name] = (found[0], found[1], found[2])
+    return shapes
+
+
+def _lower(dim: str) -> str:
+    factor, symbol = multiple(dim)
+    return f"{factor}*{symbol.lower()}"
+
+
+def _described(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": str(tensor.dtype), "dims": list(tensor.dims)}
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        data = stream.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise ValueError(f"{path} is larger than {LARGEST_FILE} bytes")
+    return data

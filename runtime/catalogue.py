@@ -1,0 +1,53 @@
+"""Where bundles are found: the shipped ones, those of a folder, and those of UGICM_BUNDLES."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ugicm.runtime.bundle import MANIFEST, read_manifest
+from ugicm.runtime.errors import BundleError, CodecMismatchError, VersionError
+
+SHIPPED = Path(__file__).parent / "shipped"
+DEFAULT = SHIPPED / "ugicm-fast"
+VARIABLE = "UGICM_BUNDLES"
+
+
+def _bundles_of(folder: Path) -> Iterator[Path]:
+    """The folder itself if it is a bundle, else the bundles directly in it."""
+    if (folder / MANIFEST).is_file():
+        yield folder
+    elif folder.is_dir():
+        yield from sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
+
+
+def known_bundles(extra: Iterable[Path] = ()) -> Iterator[Path]:
+    """Folders of all bundles at hand: `extra` first, then UGICM_BUNDLES, then the shipped ones."""
+    named = [Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    for folder in (*extra, *named, SHIPPED):
+        yield from _bundles_of(folder)
+
+
+def find_bundle(codec_id: bytes, extra: Iterable[Path] = ()) -> Path:
+    """The first bundle with a codec id that can decode.
+
+    Raises:
+        CodecMismatchError: there is none.
+    """
+    wanted = codec_id.hex()
+    encoder_only = None
+    for path in known_bundles(extra):
+        try:
+            manifest = read_manifest(path)
+        except (BundleError, VersionError):
+            continue
+        if manifest.codec_id == wanted:
+            if manifest.part != "encoder":
+                return path
+            encoder_only = path
+    if encoder_only is not None:
+        return encoder_only  # its refusal names the missing half
+    raise CodecMismatchError(
+        f"no bundle with codec id {wanted} is known; name its folder with --bundle or in {VARIABLE}"
+    )

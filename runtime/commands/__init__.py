@@ -1,0 +1,1 @@
+"""The verbs of `ugicm`: a file each."""

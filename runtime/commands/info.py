@@ -1,0 +1,180 @@
+"""`ugicm info BUNDLE|FILE`: what a bundle or a .ugic file holds; nothing is decoded and no backend is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ugicm.runtime import bitstream
+from ugicm.runtime.bundle import MANIFEST, Bundle
+from ugicm.runtime.catalogue import DEFAULT, find_bundle
+from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
+from ugicm.runtime.errors import CodecMismatchError
+from ugicm.runtime.exact import EXACT_LIMIT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what a bundle or a file holds. Returns the exit status."""
+    parser = Parser(prog="ugicm info", description="Show what a bundle or a .ugic file holds, without decoding it.")
+    parser.add_argument(
+        "path", nargs="?", type=Path, metavar="BUNDLE|FILE", help="default: the bundle that ships with the runtime"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
+    )
+    return run(parser, _info, arguments)
+
+
+def describe_bundle(path: Path) -> dict[str, Any]:
+    """What a bundle holds, as JSON can say it; every file of it is verified.
+
+    Returns:
+        `bundle`, `architecture`, `codec_id`, `part`, `precision`, `qualities`, `conditions` (name → beta), `context`,
+        `parameters` and `kmac_per_pixel` (by part; None where the export did not say), `stride`, `latent_stride`,
+        `latent_channels`, `hyper_channels`, `proof` (each layer's largest possible |accumulator|, and what
+        it must stay below), `tables` (rows and entries of y and z), `files` (name → bytes) and `bytes`, their sum.
+
+    Raises:
+        BundleError, VersionError: see those types.
+    """
+    bundle = Bundle.open(path)
+    m = bundle.manifest
+    return {
+        "bundle": str(path),
+        "architecture": m.architecture,
+        "codec_id": m.codec_id,
+        "part": m.part,
+        "precision": m.precision,
+        "qualities": m.qualities,
+        "conditions": m.conditions,
+        "context": m.context,
+        "parameters": m.model.get("parameters"),
+        "kmac_per_pixel": m.model.get("kmac_per_pixel"),
+        "stride": m.stride,
+        "latent_stride": m.latent_stride,
+        "latent_channels": m.latent_channels,
+        "hyper_channels": m.hyper_channels,
+        "proof": [
+            {"layer": bound.name, "largest": bound.accumulator, "of": EXACT_LIMIT}
+            for bound in (bundle.exact.bounds() if bundle.exact else ())
+        ],
+        "tables": {
+            name: {"rows": tables.rows, "entries": int(tables.frequencies.size)}
+            for name, tables in (("y", bundle.y_tables), ("z", bundle.z_tables))
+        },
+        "files": {name: entry.bytes for name, entry in sorted(m.files.items())},
+        "bytes": sum(entry.bytes for entry in m.files.values()),
+    }
+
+
+def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a .ugic file holds, as JSON can say it.
+
+    Args:
+        path: the file; read, with its checksum, but not decoded.
+        extra: folders that are bundles or hold some, besides the known ones.
+
+    Returns:
+        `file`, `version`, `codec_id` (hexadecimal), `quality`, `width`, `height` (pixels), `bytes`, `bpp`,
+        `bits` with `header` (checksums included), `z` and `y` (a list, one number a substream),
+        `symbol_checksum` (hexadecimal) and `bundle`, the folder of a bundle with this codec id, or None.
+
+    Raises:
+        UsageError: the file cannot be read.
+        NotUgicError, VersionError, TruncatedError, CorruptFileError: see those types.
+    """
+    data = read_bytes(path)
+    stream = bitstream.parse(data, str(path))
+    try:
+        bundle = str(find_bundle(stream.codec_id, extra))
+    except CodecMismatchError:
+        bundle = None
+    payload = len(stream.z) + sum(map(len, stream.y))
+    return {
+        "file": str(path),
+        "version": bitstream.VERSION,
+        "codec_id": stream.codec_id.hex(),
+        "quality": stream.quality,
+        "width": stream.width,
+        "height": stream.height,
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (stream.width * stream.height),
+        "bits": {
+            "header": 8 * (len(data) - payload),
+            "z": 8 * len(stream.z),
+            "y": [8 * len(substream) for substream in stream.y],
+        },
+        "symbol_checksum": f"{stream.symbol_checksum:08x}",
+        "bundle": bundle,
+    }
+
+
+def _info(options: argparse.Namespace) -> int:
+    path = DEFAULT if options.path is None else options.path
+    if path.is_dir() or path.name == MANIFEST:
+        facts = describe_bundle(path if path.is_dir() else path.parent)
+        text = _bundle_text
+    else:
+        facts = describe(path, [] if options.bundle is None else [options.bundle])
+        text = _file_text
+    print(json.dumps(facts, indent=1) if options.json else text(facts))
+    return 0
+
+
+def _bundle_text(facts: dict[str, Any]) -> str:
+    conditions = ", ".join(f"{name} ({beta:g})" for name, beta in facts["conditions"].items()) or "one view"
+    lines = [
+        printable(facts["bundle"]),
+        f"  codec        {printable(facts['architecture'])}, id {facts['codec_id']}, {facts['part']} parts, "
+        f"transforms {printable(facts['precision'])}",
+        f"  qualities    1 to {facts['qualities']}",
+        f"  conditions   {printable(conditions)}",
+        f"  latents      y: {facts['latent_channels']} channels at 1/{facts['latent_stride']}, "
+        f"z: {facts['hyper_channels']} at 1/{facts['stride']}; context: {facts['context'] or 'none'}",
+    ]
+    if isinstance(facts["parameters"], int):
+        lines.append(f"  parameters   {facts['parameters']:,}")
+    if isinstance(facts["kmac_per_pixel"], dict):
+        parts = "  ".join(f"{name} {value}" for name, value in facts["kmac_per_pixel"].items())
+        lines.append(f"  kMAC/pixel   {printable(parts)}")
+    for name, table in facts["tables"].items():
+        lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")
+    lines += [f"  proof        {p['layer']}: |sum| at most {p['largest']:,} of {p['of']:,}" for p in facts["proof"]]
+    lines += [f"  {size:>12,} bytes  {printable(name)}" for name, size in facts["files"].items()]
+    lines.append(f"  {facts['bytes']:>12,} bytes  in all, each file as the manifest says")
+    return "\n".join(lines)
+
+
+def _file_text(facts: dict[str, Any]) -> str:
+    total = 8 * facts["bytes"]
+    bits = facts["bits"]
+    count = len(bits["y"])
+    bundle = facts["bundle"] or "none known here has this codec id; decoding needs one"
+
+    def share(part: int) -> str:
+        return f"{part:>12,} bits  {100 * part / total:5.1f} %"
+
+    return "\n".join(
+        [
+            printable(facts["file"]),
+            f"  size      {facts['width']}x{facts['height']} pixels",
+            f"  quality   {facts['quality']}",
+            f"  length    {facts['bytes']:,} bytes, {facts['bpp']:.4f} bits a pixel",
+            f"    header  {share(bits['header'])}  (with both checksums)",
+            f"    z       {share(bits['z'])}",
+            f"    y       {share(sum(bits['y']))}  ({count} substream{'s' if count > 1 else ''})",
+            f"  symbols   CRC-32 {facts['symbol_checksum']}",
+            f"  format    version {facts['version']}",
+            f"  codec     {facts['codec_id']}",
+            f"  bundle    {printable(bundle)}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Where results go: a name for every output, and writes that happen whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ugicm.runtime.errors import DiskError, OutputError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: unfinished files of killed runs stay, under names that nothing reads
+    fcntl = None  # type: ignore[assignment]
+
+_REMEDIES = {
+    errno.ENOENT: "its folder does not exist; create it first",
+    errno.ENOTDIR: "its folder is a file; choose another name",
+    errno.EISDIR: "it is a folder; add a file name",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOSPC: "the disk is full; free some space or choose another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another disk",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def output_folder(inputs: Sequence[Path], out: str) -> Path | None:
+    """The folder that `out` names, or None where it names a file.
+
+    `out` is a file for exactly one input, where it neither ends with a slash nor is an existing folder.
+    Nothing is created here.
+
+    Raises:
+        UsageError: `out` is empty, or is an existing file although there are several inputs.
+    """
+    if not out:
+        raise UsageError("the output name is empty: give -o a file or a folder")
+    if out.endswith(("/", os.sep)) or os.path.isdir(out):
+        return Path(out)
+    if len(inputs) == 1:
+        return None
+    if os.path.exists(out):
+        raise UsageError(f"{out}: is a file, and there are {len(inputs)} inputs; give -o a folder")
+    return Path(out)
+
+
+def output_names(inputs: Sequence[Path], out: str, suffix: str, labels: Sequence[str] = ()) -> list[tuple[Path, ...]]:
+    """Name the outputs of every input: one each, or one for each label.
+
+    In a folder they are called after the input (`photo.jpg` gives `photo.ugic`); with labels,
+    `photo.human.png` and `photo.machine.png`. Where `out` is a file the labels go before its own suffix.
+
+    Args:
+        inputs: the input files, at least one.
+        out: what the user gave as output (see `output_folder`).
+        suffix: suffix of names in a folder, with its dot.
+        labels: a word for each of several outputs of one input.
+
+    Raises:
+        UsageError: two inputs would share an output, or an output would replace an input.
+    """
+    folder = output_folder(inputs, out)
+
+    def label_names(stem: str, suffix: str) -> list[str]:
+        return [f"{stem}.{label}{suffix}" for label in labels] or [f"{stem}{suffix}"]
+
+    if folder is None:
+        target = Path(out)
+        names = [tuple(target.with_name(name) for name in label_names(target.stem, target.suffix))]
+    else:
+        names = [tuple(folder / name for name in label_names(path.stem, suffix)) for path in inputs]
+
+    sources = {os.path.normcase(os.path.realpath(path)) for path in inputs}
+    claimed: dict[str, Path] = {}
+    for path, outputs in zip(inputs, names, strict=True):
+        for output in outputs:
+            key = os.path.normcase(os.path.realpath(output))
+            if key in sources:
+                raise UsageError(f"{output}: this output would replace an input; choose another name or folder")
+            if key in claimed:
+                raise UsageError(
+                    f"{path} and {claimed[key]} would both be written to {output}; give them separate folders"
+                )
+            claimed[key] = path
+    return names
+
+
+def make_folder(folder: Path, parents: bool = False) -> None:
+    """Create `folder` where it is missing; without `parents`, its own parent has to exist. Raises OutputError."""
+    try:
+        folder.mkdir(parents=parents, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"{folder}: is a file, not a folder; choose another output folder") from None
+    except OSError as error:
+        raise _output_error(folder, error) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that `path` holds either all of `data` or what it held before.
+
+    The bytes go to a temporary name in the same folder, to the disk, and only then to `path`. A symbolic link
+    is followed. Whatever interrupts the write, the temporary file is removed; after SIGKILL, `remove_stale` does that.
+
+    Raises:
+        OutputError: missing or read-only folder, full disk, or `path` is a folder or a device.
+    """
+    target = Path(os.path.realpath(path))
+    if os.path.isdir(target):
+        raise OutputError(f"{path}: cannot be written: it is a folder; add a file name")
+    if os.path.exists(path) and not os.path.isfile(target):
+        raise OutputError(f"{path}: cannot be written: it is not a regular file; choose another name")
+    try:
+        handle, temporary = _locked(target)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    try:
+        with handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+            if fcntl:
+                os.replace(temporary, target)  # while it is locked
+        if not fcntl:
+            os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _output_error(path, error) from error
+        raise
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove what killed writers left in a folder; how many files that were. A file still being written is locked."""
+    removed = 0
+    for path in folder.glob(".ugic-*.part") if fcntl else ():
+        with suppress(OSError), open(path, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _locked(target: Path) -> tuple[BinaryIO, Path]:
+    """A new file beside `target`, locked against `remove_stale`, and its name."""
+    while True:
+        temporary = target.with_name(f".ugic-{secrets.token_hex(8)}.part")
+        # Not tempfile: it creates files that nobody but the owner may read, whatever the umask says.
+        handle = open(temporary, "xb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks
+            if fcntl:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if not fcntl or os.fstat(handle.fileno()).st_nlink:
+            return handle, temporary
+        handle.close()  # removed between its creation and the lock
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    remedy = _REMEDIES.get(error.errno or 0) or f"{error.strerror or error}; choose another place"
+    kind = DiskError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else OutputError
+    return kind(f"{path}: cannot be written: {remedy}")

@@ -1,0 +1,1 @@
+"""Many files: pipelines in one process, folders over several."""

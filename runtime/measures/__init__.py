@@ -1,0 +1,1 @@
+"""Measures: how alike two images are, and how long work takes."""

@@ -1,0 +1,1 @@
+"""ONNX files as bytes: checked, read and changed without the package onnx."""
