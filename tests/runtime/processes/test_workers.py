@@ -162,7 +162,8 @@ def test_a_script_that_opens_them_when_it_is_imported_is_told(tmp_path: Path) ->
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from ugicm.runtime.processes.workers import Pool\nfrom tests.runtime.processes.test_workers import begin, count\n"
+        "from ugicm.runtime.processes.workers import Pool\n"
+        "from tests.runtime.processes.test_workers import begin, count\n"
         "pool = Pool(1, begin, 0)\n"
         "try:\n    pool.call(count)\n"
         "except Exception as error:\n    print('error:', error)\n"
