@@ -170,8 +170,8 @@ def test_a_codec_with_workers_writes_and_reads_the_same(
     expected = codec.encode(picture, 3)
     other = Codec.from_bundle(threads=1, entropy_workers=1)
     try:
-        assert other._coder is not None
-        other._coder.wait()
+        assert other.entropy_coder is not None
+        other.entropy_coder.wait()
         assert other.encode(picture, 3) == expected
         assert np.array_equal(other.decode(expected), codec.decode(expected))
     finally:
