@@ -34,9 +34,9 @@ from ugicm.export.compressai_zoo import architecture_of, load_zoo, state_of
 from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder
-from ugicm.runtime.codec import SYMBOLS_A_SUBSTREAM
 from ugicm.runtime.commands.benchmark import generated_image, sparse_symbols
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
 Work = Callable[[], Any]
 

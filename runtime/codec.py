@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ugicm.runtime import bitstream, flow, range_coder
+from ugicm.runtime import flow, range_coder
 from ugicm.runtime.backends import Backend, open_backend
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT, find_bundle
 from ugicm.runtime.conditions import condition_vectors
-from ugicm.runtime.errors import BackendError, ImageError, QualityError, UsageError
+from ugicm.runtime.errors import BackendError, QualityError, UsageError
 from ugicm.runtime.graphs.run import Networks
 
 if TYPE_CHECKING:
@@ -120,7 +120,6 @@ class Codec:
             QualityError: out of range.
             PartError: a bundle of the decoder only.
         """
-        check_image(image)
         return self._answered(flow.encoding(self.bundle, image, self.quality(quality)))
 
     def decode(
@@ -228,16 +227,3 @@ class Codec:
         else:
             found = range_coder.decode(request.streams, rows, tables, request.name)
         return found.reshape(request.rows.shape)
-
-
-def check_image(image: np.ndarray) -> tuple[int, int]:
-    """The height and width of an image. Raises ImageError: not one that can be encoded."""
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
-        raise ImageError(f"an image must be an (H, W, 3) uint8 array; this is {found}")
-    height, width = image.shape[:2]
-    if height * width > bitstream.MAX_PIXELS:
-        raise ImageError(f"an image may have {bitstream.MAX_PIXELS} pixels; this has {width}×{height}")
-    if not (1 <= height <= bitstream.MAX_SIDE and 1 <= width <= bitstream.MAX_SIDE):
-        raise ImageError(f"an image's sides must be 1 to {bitstream.MAX_SIDE} pixels; this has {width}×{height}")
-    return height, width

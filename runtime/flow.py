@@ -22,7 +22,7 @@ from ugicm.runtime import bitstream
 from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import CodecMismatchError, CorruptFileError, DesynchronisedError
-from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, least_bits, padded_size, z_rows
+from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, check_image, least_bits, padded_size, z_rows
 
 Answer = TypeVar("Answer")
 
@@ -90,8 +90,12 @@ def drive(flow: Flow[Answer], answer: Callable[[Request], Any]) -> Answer:
 
 
 def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
-    """An (H, W, 3) uint8 image, checked, to the bytes of a .ugic file of a legal quality."""
-    height, width = image.shape[:2]
+    """An (H, W, 3) uint8 image to the bytes of a .ugic file of a legal quality.
+
+    Raises:
+        ImageError: not such an array.
+    """
+    height, width = check_image(image)
     size = padded_size(height, width, bundle.manifest.stride)
 
     def run(work: str, argument: Any, *options: Any) -> Run:

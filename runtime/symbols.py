@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ugicm.runtime.errors import BackendError
+from ugicm.runtime.bitstream import MAX_PIXELS, MAX_SIDE
+from ugicm.runtime.errors import BackendError, ImageError
 from ugicm.runtime.range_coder import TOTAL, Tables
 
 SYMBOLS_A_SUBSTREAM = 131072
@@ -75,3 +76,16 @@ def round_z(z: np.ndarray, limit: int) -> np.ndarray:
     if not np.isfinite(z).all():
         raise BackendError("h_a gave values that are no numbers; the bundle or the backend is broken")
     return np.clip(np.rint(z), -limit, limit).astype(np.int32)
+
+
+def check_image(image: np.ndarray) -> tuple[int, int]:
+    """The height and width of an image. Raises ImageError: not one that can be encoded."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise ImageError(f"an image must be an (H, W, 3) uint8 array; this is {found}")
+    height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"an image may have {MAX_PIXELS} pixels; this has {width}×{height}")
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise ImageError(f"an image's sides must be 1 to {MAX_SIDE} pixels; this has {width}×{height}")
+    return height, width

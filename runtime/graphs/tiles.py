@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ugicm.runtime.bundle import Manifest
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.manifest import Manifest
 
 TILE_WORK = 16e9
 """Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""

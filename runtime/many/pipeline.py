@@ -16,19 +16,35 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ugicm.runtime import flow
+from ugicm.runtime.backends import Backend
 from ugicm.runtime.backends.gpu.device import DeviceArray
-from ugicm.runtime.codec import Codec, check_image
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import ImageError, UgicError, UsageError
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many.coders import Coders
 from ugicm.runtime.processes.workers import processors
 
 Source = Path | str | bytes | np.ndarray
+
+
+class Codec(Protocol):
+    """Of a `ugicm.Codec` as much as a pipeline needs."""
+
+    bundle: Bundle
+    backend: Backend
+    networks: Networks
+
+    def quality(self, asked: int | None) -> int: ...
+
+    def condition(self, asked: str | float | None) -> np.ndarray | None: ...
+
+    def check_device(self, device: str | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -133,9 +149,7 @@ def encode_many(
     meant = codec.quality(quality)
 
     def begin(number: int, source: Source) -> flow.Flow[bytes]:
-        image = _image(source)
-        check_image(image)
-        return flow.encoding(codec.bundle, image, meant)
+        return flow.encoding(codec.bundle, _image(source), meant)
 
     return _outcomes(codec, sources, begin, then, Pace.of(codec, workers, ahead, batch))
 

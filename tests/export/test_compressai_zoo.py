@@ -28,10 +28,11 @@ from ugicm.export.tables import TOTAL, mixture_row
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import bitstream
 from ugicm.runtime.bitstream import Bitstream
-from ugicm.runtime.bundle import MANIFEST, Bundle
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands import decode
 from ugicm.runtime.commands.verify import verify
 from ugicm.runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
+from ugicm.runtime.manifest import MANIFEST
 
 HEADER = 48  # bytes of a .ugic file with one substream that CompressAI's strings do not have, at most
 

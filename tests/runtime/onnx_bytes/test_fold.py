@@ -23,10 +23,11 @@ from ugicm.export.graphs import export_graph
 from ugicm.export.ugicm import HeadGraph, ugicm_source
 from ugicm.models.ugicm import UGICM
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bundle import Bundle, GraphEntry
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.codec import DEFAULT_QUALITY
 from ugicm.runtime.errors import BundleError, UgicError
 from ugicm.runtime.graphs.run import VIEWS_KEPT
+from ugicm.runtime.manifest import GraphEntry
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.fold import with_condition
 
