@@ -67,6 +67,8 @@ setup(
             CUDA,
             # Builds engines without a GPU; there are wheels for these systems.
             "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "setuptools>=69",
+            "wheel>=0.42",
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.9",

@@ -29,7 +29,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ugicm import Codec
-from ugicm.runtime.admission import Run, graph_runner, reference_runner
+from ugicm.runtime.admission import Exact, graph_runner, reference_runner
 from ugicm.runtime.backends.gpu.device import SYMBOLS, SYMBOLS_BYTES, DeviceArray, DeviceGraph
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
@@ -109,7 +109,7 @@ class Bench:
 # ---- exactness
 
 
-def torch_runner(network: ExactNetwork, device: str, tf32: bool) -> Run:
+def torch_runner(network: ExactNetwork, device: str, tf32: bool) -> Exact:
     """The integers as PyTorch convolutions of integer-valued floats."""
     import torch
     from torch.nn import functional
@@ -181,7 +181,7 @@ def exactness(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> 
 
 def exact_runners(
     bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs], network: ExactNetwork
-) -> Iterator[tuple[str, Callable[[], Run]]]:
+) -> Iterator[tuple[str, Callable[[], Exact]]]:
     """(name, what opens it) of every way to run the exact path."""
     device = "cpu" if bench.args.cpu else "cuda"
     yield "onnxruntime (CPU)", lambda: graph_runner(bundle, OnnxRuntime())
@@ -375,7 +375,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
                 bench.on_time()
                 before = memory_in_use()
                 medians = {}
-                for name in [n for n in bundle.manifest.graphs if n != "condition"]:
+                for name in [n for n in bundle.manifest.graphs if n != "condition" and "." not in n]:
                     if isinstance(backend, TorchBackend):
                         run = backend.load(name, size)
                     else:

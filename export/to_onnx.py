@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from ugicm.calibration.exact.emit import to_onnx
 from ugicm.calibration.exact.integer import CalibrationError, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import CheckpointError, load
+from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graph
 from ugicm.export.source import Source
 from ugicm.export.tables import factorised_tables, latent_tables
@@ -28,6 +30,9 @@ from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.graphs.views import view_weights
+from ugicm.runtime.manifest import Join
+from ugicm.runtime.onnx_bytes.weights import graph_weights
 
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
@@ -86,8 +91,6 @@ def provable(source: Source, samples: np.ndarray, bits: dict[str, int]) -> dict[
 
 def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]) -> Check:
     """The `h_s` graph in ONNX Runtime against the integers: nothing may differ."""
-    import onnx
-
     run = OnnxRuntime().load(model, "h_s")
     different = 0.0
     count = sum(name.startswith("z") for name in golden)
@@ -97,6 +100,22 @@ def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]
             different += float(np.count_nonzero(found != golden[f"{name}{i}"]))
     nodes = len(onnx.load_model_from_string(model).graph.node)
     return Check(nodes, f"{count} golden vectors", different, 0.0)
+
+
+def check_view(view: tuple[onnx.ModelProto, tuple[Join, ...]], general: bytes, source: Source) -> Check:
+    """The view graph with a condition in its weights against the general graph with that condition as an input."""
+    backend = OnnxRuntime()
+    run, largest = backend.load(general, "g_s"), 0.0
+    given = {t.name for t in view[0].graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    for _, vector in source.conditions.values():
+        condition = vector[None].astype(np.float32)
+        weights = view_weights(graph_weights(general, "g_s"), view[1], condition)
+        folded = backend.load(view[0].SerializeToString(), "g_s", {n: w for n, w in weights.items() if n in given})
+        example = source.graphs["g_s"].example(2, 3, 1)
+        inputs = {n: v.numpy() for n, v in zip(source.graphs["g_s"].inputs, example, strict=True) if n != CONDITION}
+        found, expected = folded(inputs)[0], run({**inputs, CONDITION: condition})[0]
+        largest = max(largest, float(np.abs(found.astype(int) - expected).max()))
+    return Check(len(view[0].graph.node), "2×3×1", largest, source.graphs["g_s"].tolerance)
 
 
 def export_bundle(
@@ -137,6 +156,12 @@ def export_bundle(
         model = export_graph(name, graph)
         graphs[name] = (model.SerializeToString(), graph.inputs, graph.outputs)
         checks[name] = check_graph(name, model, graph)
+    view = view_graph(onnx.load_model_from_string(graphs["g_s"][0]))
+    if view is not None:
+        general = source.graphs["g_s"]
+        inputs = tuple(name for name in general.inputs if name != CONDITION)
+        graphs["g_s.view"] = (view[0].SerializeToString(), inputs, general.outputs)
+        checks["g_s.view"] = check_view(view, graphs["g_s"][0], source)
     _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})
     if exact is not None:
         _print_proof(console, exact)
@@ -169,6 +194,7 @@ def export_bundle(
         "context": source.context,
         "context_digest": source.context_digest,
         "model": source.model,
+        "views": () if view is None else view[1],
     }
     try:
         return write_bundle(output, graphs, tables, exact, golden, fields, part).codec_id

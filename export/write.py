@@ -17,7 +17,7 @@ from ugicm.runtime.manifest import FORMAT, MANIFEST, FileEntry, GraphEntry, Mani
 from ugicm.runtime.range_coder import Tables
 
 ENCODER = ("g_a", "h_a", "h_s", "h_s_mean", "context")
-DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "condition")
+DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "g_s.view", "condition")
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

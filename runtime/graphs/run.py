@@ -64,9 +64,10 @@ class Networks:
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
-        self._folds = not hasattr(backend, "device")
+        on_device = hasattr(backend, "device")
+        self._folds = bundle.folds and not on_device
         self.tiler = Tiler(bundle.manifest, self.whole)
-        if not self._folds:
+        if on_device:
             self.tiler.work = self.tiler.largest = math.inf
         self._opened = Sessions()
         self._local = threading.local()
@@ -216,13 +217,14 @@ class Networks:
         """A graph of the bundle, loaded once; where conditions are folded, one for each of those last used."""
         sessions = self._sessions()
         with sessions.lock:
-            if condition is not None and self._folds:
+            if condition is not None and self._folds:  # of `g_s`
                 key = condition.tobytes()
                 view = sessions.views.pop(key, None)
                 if view is None:
                     while len(sessions.views) >= VIEWS_KEPT:
                         sessions.views.pop(next(iter(sessions.views)))
-                    view = self.backend.load(self.bundle.view(name, condition), name)
+                    model, weights = self.bundle.view(condition)
+                    view = self.backend.load(model, name, weights)
                 sessions.views[key] = view
                 return view
             if name not in sessions.graphs:

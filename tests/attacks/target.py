@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -39,7 +40,9 @@ class _Sessions:
         self._backend = OnnxRuntime(threads=1)
         self._graphs: dict[bytes, Graph] = {}
 
-    def load(self, model: bytes, name: str) -> Graph:
+    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
+        if weights:
+            return self._backend.load(model, name, weights)
         if model not in self._graphs:
             self._graphs[model] = self._backend.load(model, name)
         return self._graphs[model]

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from ugicm import Codec
 from ugicm.calibration.int8 import command as int8
+from ugicm.calibration.int8.bundle import view_model
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
 from ugicm.runtime.files.images import write_image
@@ -101,7 +102,7 @@ def quantised_convolutions(graph: onnx.GraphProto) -> int:
 
 def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
-    assert opened.view("g_s", opened.condition_vectors["machine"]) == opened.graph("g_s.machine")[1]
+    assert opened.view(opened.condition_vectors["machine"]) == (opened.graph("g_s.machine")[1], {})
     for name in ("g_a", "g_s_trunk", "g_s.human", "g_s.machine"):
         model = opened.graph(name)[1]
         options = ort.SessionOptions()
@@ -118,7 +119,7 @@ def test_onnx_runtime_makes_integer_kernels_of_the_cpu_form(bundle: Path, tmp_pa
 def test_the_head_for_other_conditions_folds_in_float(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     vector = opened.condition_vectors["machine"] / 2
-    folded = onnx.load_from_string(opened.view("g_s", vector)).graph
+    folded = onnx.load_from_string(view_model(opened, vector)).graph
     assert quantised_convolutions(folded) == 0
     # Nothing is left of the condition: one convolution where there were three.
     assert len([n for n in folded.node if n.op_type == "Conv"]) == 10
