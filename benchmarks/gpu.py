@@ -375,7 +375,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
                 bench.on_time()
                 before = memory_in_use()
                 medians = {}
-                for name in [n for n in bundle.manifest.graphs if n != "condition" and "." not in n]:
+                for name in [n for n in bundle.manifest.general if n != "condition"]:
                     if isinstance(backend, TorchBackend):
                         run = backend.load(name, size)
                     else:

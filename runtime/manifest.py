@@ -111,6 +111,11 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     views: tuple[Join, ...] = ()
 
+    @property
+    def general(self) -> tuple[str, ...]:
+        """Names of the graphs that serve every view; "g_s.view" and the like are some views' own, for CPUs."""
+        return tuple(name for name in self.graphs if "." not in name)
+
     def to_json(self) -> str:
         """Canonical text: the same manifest gives the same bytes."""
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
