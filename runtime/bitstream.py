@@ -47,7 +47,11 @@ class Guard:
 
 @dataclass(frozen=True)
 class Section:
-    """What a file carries beside its symbols. type: 1 to 2**32 - 1; a decoder must know an odd one, may skip an even."""
+    """What a file carries beside its symbols.
+
+    type: 1 to 2**32 - 1; a decoder refuses an odd one that it does not know and skips an even one.
+    data: as the type defines it.
+    """
 
     type: int
     data: bytes
@@ -257,7 +261,9 @@ def _additions(data: bytes, at: int, name: str) -> tuple[Guard | None, tuple[Sec
         guard = Guard(bits[0], block)
     count, at = read_varint(data, at, name) if flags & _SECTIONS else (0, at)
     if not flags or (flags & _SECTIONS and not 1 <= count <= MAX_SECTIONS):
-        _corrupt(name, f"it has flags {flags} and {count} sections; version 2 has a guard or 1 to {MAX_SECTIONS} sections")
+        _corrupt(
+            name, f"it has flags {flags} and {count} sections; version 2 has a guard or 1 to {MAX_SECTIONS} sections"
+        )
     sections: list[Section] = []
     for _ in range(count):
         kind, at = read_varint(data, at, name)

@@ -6,10 +6,10 @@ in blocks of consecutive positions and moves each block by the first of 64 shift
 the shifts travel in the file. `docs/bitstream.md` specifies it with an example.
 
 Why it is exact. Let e = 2**-band_bits and v = floor(s / e), computed without error: scaling by a power of two is exact
-in float32 and float64, and so is floor. If |s - t| <= e then v(s) and v(t) differ by at most 1. A shift of k adds 2k to v.
-The edge between rows r and r + 1 lies at v = E = (2r + 1) / 2e, an integer: rows are decided by v + 2k >= E alone. So an
-index with v + 2k other than E - 1 and E is on the same side for the encoder and for every decoder within e; the encoder
-forbids k = floor((E - v) / 2), the one shift for which it would not be.
+in float32 and float64, and so is floor. If |s - t| <= e, then v(s) and v(t) differ by at most 1. A shift of k adds 2k
+to v. The edge between rows r and r + 1 lies at v = E = (2r + 1) / 2e, an integer, and an index is above it exactly if
+v + 2k >= E. An index whose v + 2k is neither E - 1 nor E is therefore on the same side for the encoder and for every
+decoder within e. So each edge forbids an index one shift, k = floor((E - v) / 2); the encoder takes one that is free.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ugicm.runtime.bitstream import Guard
+from ugicm.runtime.bitstream import MIN_BLOCK, Guard
 from ugicm.runtime.errors import BackendError, CorruptFileError
-from ugicm.runtime.range_coder import Rows
+from ugicm.runtime.tables import Rows
 
 SHIFTS = 64
 _LEAST = 1 - SHIFTS // 2  # the smallest k; the largest is SHIFTS // 2
@@ -31,20 +31,23 @@ _NUMBERS = np.argsort(_MOVES)
 
 
 class CrowdedError(Exception):
-    """Every shift brings some index of a block near an edge. Blocks of less than 64 positions always have one left."""
+    """Every shift brings some index of a block near an edge.
+
+    An index forbids at most one of the 64 shifts, so blocks of less than 64 positions always have one left.
+    """
 
 
 def halved(guard: Guard) -> Guard:
-    """Blocks of half as many positions: what to encode with after a CrowdedError."""
-    return Guard(guard.band_bits, guard.block // 2)
+    """Blocks of half as many positions, to encode with after a CrowdedError; never below 32, which cannot crowd."""
+    return Guard(guard.band_bits, max(guard.block // 2, MIN_BLOCK))
 
 
 class Rounding:
     """The rows of a file's stages. `skipped` (rows,) bool: the rows of the tables whose symbols are not coded.
 
-    Indexes s are float32 or float64 of any shape whose C order is the scan order of the stage; block number i holds those
-    from i * block up to (i + 1) * block, the last one what is left. The row of an index is floor(s + 2k e + 1/2), clipped
-    to the table. An edge between two skipped rows does not matter: whichever a decoder takes, nothing is coded.
+    Indexes s are float32 or float64 of any shape whose C order is the scan order of the stage; block number i holds
+    those from i * block up to (i + 1) * block, the last one what is left. The row of an index is floor(s + 2k e + 1/2),
+    clipped to the table. An edge between two skipped rows does not matter: whichever a decoder takes, nothing is coded.
     """
 
     def __init__(self, guard: Guard, skipped: NDArray[np.bool_]) -> None:
@@ -87,7 +90,8 @@ class Rounding:
         v += (2 * _MOVES[shifts] + (1 << bits - 1)).astype(v.dtype)[:, None]
         v >>= bits
         np.clip(v, 0, self._rows - 1, out=v)
-        return v.reshape(-1)[: s.size].astype(np.uint8 if self._rows <= 256 else np.uint16)
+        flat = v.reshape(-1)[: s.size]
+        return flat.astype(np.uint8) if self._rows <= 256 else flat.astype(np.uint16)
 
     def _cells(self, s: NDArray[np.floating[Any]], where: str) -> NDArray[Any]:
         """v of each index, (blocks, block); the last block is filled up far from every edge that matters."""
