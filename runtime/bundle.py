@@ -21,7 +21,7 @@ from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, short
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.weights import graph_weights
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 LARGEST_BUNDLE = 2**30  # bytes of all files
 LARGEST_ARRAYS = 2**28  # of one file, unpacked

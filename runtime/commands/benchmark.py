@@ -25,7 +25,7 @@ from ugicm.runtime.commands.cli import Parser, add_entropy_option, run
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.processes.memory import keep_freed
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 STAGES = {
     "read": "an image file to pixels",

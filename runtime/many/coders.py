@@ -11,7 +11,7 @@ from ugicm.runtime import range_coder
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.flow import Read, Write
 from ugicm.runtime.processes.workers import Pool, Shared, Slot, attach, detach
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -18,7 +18,7 @@ from ugicm.runtime import range_coder
 from ugicm.runtime.errors import CorruptFileError, UsageError
 from ugicm.runtime.processes import parallel_coder
 from ugicm.runtime.processes.parallel_coder import LEAST_SUBSTREAMS, ParallelCoder
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 
 @pytest.fixture(scope="module")
