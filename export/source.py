@@ -25,6 +25,8 @@ class GraphSource:
         example: (height, width in strides of the codec, batch) to example inputs.
         dynamic: for each input, axis → symbol as "n", "h", "w" or a multiple such as "4h".
         tolerance: largest difference from PyTorch that the check after export accepts, in units of the output.
+        like: an earlier graph of the same module class, which differs in the sizes and values of parameters and buffers
+            alone: then tracing that one serves both. None traces this one.
     """
 
     module: nn.Module
@@ -33,6 +35,7 @@ class GraphSource:
     example: Callable[[int, int, int], tuple[Tensor, ...]]
     dynamic: tuple[dict[int, str], ...]
     tolerance: float
+    like: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ MLIC++: Jiang et al. 2023, arXiv 2307.15421; transforms of residual blocks, `y` 
 `ugicm.models.mlic_contexts`. UG-ICM conditions the synthesis on the preference beta: each residual block adds a
 projected vector after each of its two activations.
 
-A decoder knows the hyper-parameters and the latents decoded so far; `anchors`, `others` and `residual` are functions of
-those, so a stage of decoding is one call.
+Decoding goes in the stages of `ugicm.models.mlic_stages`, which encoding runs too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,13 +29,14 @@ from ugicm.models.mlic_contexts import (
     LatentResidual,
     LocalContext,
     convolutions,
-    half,
     side_of_window,
-    whole,
 )
+from ugicm.models.mlic_stages import Anchors, FirstAnchors, FirstOthers, HyperParameters, Others, Residual
 
 STRIDE = 64
 LATENT_STRIDE = 16
+_WIDEST = 4096
+"""Of any layer that `MLICConfig.of` believes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class MLICConfig:
             relations, heads = shapes["local_context.0.relative_position_table"]
             if not heads or latent // slices % heads:
                 raise ValueError(f"slices of {latent // slices} channels do not make {heads} heads")
+            if max(max(shape, default=0) for shape in shapes.values()) > _WIDEST:
+                raise ValueError(f"a layer is wider than {_WIDEST}")
             residuals = tuple(inner(f"lrp_anchor.{i}.lrp_transform") for i in range(slices))
             return cls(
                 width=width,
@@ -170,10 +172,6 @@ class ResidualBlock(nn.Module):
         if preference:
             self._proj1, self._proj2 = (nn.Sequential(nn.Linear(preference, outputs, bias=False)) for _ in range(2))
 
-    def vectors(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding of a preference, (N, D), to what is added after each activation, (N, C)."""
-        return self._proj1(embedding), self._proj2(embedding)
-
     def forward(self, x: Tensor, first: Tensor | None = None, second: Tensor | None = None) -> Tensor:
         """`first`, `second`: (N, C, 1, 1) added after each activation. The second joins the residual sum."""
         inside = functional.gelu(self.conv1(x))
@@ -210,7 +208,7 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """`h_s`: (N, Nz, H/64, W/64) to (N, 2M, H/16, W/16), what all contexts know from the start; its second half means."""
+    """`h_s`: (N, Nz, H/64, W/64) to (N, 2M, H/16, W/16) hyper-parameters, the last M channels of them means."""
 
     def __init__(self, c: MLICConfig) -> None:
         super().__init__()
@@ -240,10 +238,10 @@ class Synthesis(nn.Module):
         if not c.preference:
             self.widths = ()
 
-    def vectors(self, embedding: Tensor) -> Tensor:
-        """The embedding of a preference, (N, D), to the vectors of all blocks, (N, sum(widths))."""
+    def projections(self) -> list[nn.Module]:
+        """From the embedding of a preference, (N, D), to each vector, (N, C), in order."""
         blocks = [b for b in self.synthesis_transform if isinstance(b, ResidualBlock)]
-        return torch.cat([v for b in blocks for v in b.vectors(embedding)], 1)
+        return [p for b in blocks for p in (b._proj1, b._proj2)] if self.widths else []
 
     def forward(self, y_hat: Tensor, vectors: Tensor | None = None) -> Tensor:
         parts = [] if vectors is None else [v[:, :, None, None] for v in vectors.split(self.widths, 1)]
@@ -269,19 +267,6 @@ class Embedding(nn.Module):
         waves = torch.stack([torch.sin(angles), torch.cos(angles)], 2).flatten(1)
         hidden = torch.relu(self.beta_mlp["fc1"](torch.cat([beta[:, None], waves], 1)))
         return torch.relu(self.beta_mlp["fc2"](hidden))
-
-
-class Hyper(NamedTuple):
-    """What `h_s` says, as the stages read it.
-
-    Attributes:
-        odd, even: (N, 2M, H, W/2), its halves.
-        means: (N, M, H, W), its second M channels.
-    """
-
-    odd: Tensor
-    even: Tensor
-    means: Tensor
 
 
 class Output(NamedTuple):
@@ -322,88 +307,67 @@ class MLIC(nn.Module):
                 residuals = (LatentResidual(n, size, h) for n, h in zip(known, c.residual, strict=True))
                 self.add_module(f"lrp_{name}", nn.ModuleList(residuals))
 
+    def hyper_synthesis(self) -> HyperParameters:
+        """`h_s` as the stages read it; shares its weights."""
+        return HyperParameters(self.h_s, self.medians())
+
     def medians(self) -> Tensor:
         """(Nz, 1, 1), what the integers `z` lie around."""
         return self.entropy_bottleneck.quantiles[:, 0, 1][:, None, None]  # type: ignore[index,union-attr]
 
-    def hyper(self, z: Tensor) -> Hyper:
-        """Centred integers `z` to what the stages read."""
-        said = self.h_s(z + self.medians())
-        return Hyper(half(said, ODD), half(said, EVEN), said[:, self.config.latent :])
-
-    def contexts(self, i: int, y_hat: Tensor) -> Tensor:
-        """What slices before slice i > 0 say, to both halves of it: (N, 6·slice, H, W)."""
-        decoded = y_hat[:, : i * self.config.slice]
-        return torch.cat([self.global_inter_context[i](decoded), self.channel_context[i](decoded)], 1)
-
-    def anchors(self, i: int, hyper: Tensor, contexts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Scales and means of the anchors of slice i, each the odd half of (N, slice, H, W).
-
-        Args:
-            i: the slice.
-            hyper, contexts: odd halves; None of contexts for slice 0.
-        """
+    def anchors(self, i: int, index: nn.Module) -> FirstAnchors | Anchors:
+        """The stage that decodes the anchors of slice i; `index` is what its scales go through."""
         parameters = self.get_submodule(f"entropy_parameters_anchor.{i}")
-        return parameters(hyper if contexts is None else torch.cat([contexts, hyper], 1))
+        if not i:
+            return FirstAnchors(parameters, index)
+        return Anchors(parameters, index, self.global_inter_context[i], self.channel_context[i], i * self.config.slice)
 
-    def others(
-        self, i: int, hyper: Tensor, contexts: Tensor | None, y_hat: Tensor, even: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Scales and means of what is no anchor in slice i, each the even half of (N, slice, H, W).
+    def others(self, i: int, index: nn.Module) -> FirstOthers | Others:
+        """The stage that decodes what is no anchor in slice i; `index` is what its scales go through."""
+        parameters, size = self.get_submodule(f"entropy_parameters_nonanchor.{i}"), self.config.slice
+        if not i:
+            return FirstOthers(parameters, index, self.local_context[i], size)
+        return Others(parameters, index, self.local_context[i], self.global_intra_context[i], i * size, size)
 
-        Args:
-            i: the slice.
-            hyper, contexts: even halves; None of contexts for slice 0.
-            y_hat: (N, M, H, W) decoded latents, of which slices before i and the anchors of i are read.
-            even: (1, 1, H, W), 1 where row + column is even.
-        """
-        size = self.config.slice
-        anchors = y_hat[:, i * size : (i + 1) * size] * (1 - even)
-        said = [self.local_context[i](anchors, even)]
-        if contexts is not None:
-            previous = y_hat[:, (i - 1) * size : i * size]
-            said += [half(self.global_intra_context[i](previous, anchors, even), EVEN), contexts]
-        return self.get_submodule(f"entropy_parameters_nonanchor.{i}")(torch.cat([*said, hyper], 1))
-
-    def residual(self, i: int, parity: int, means: Tensor, y_hat: Tensor) -> Tensor:
-        """What to add to the latents of slice i just decoded, at positions of `parity`: (N, slice, H, W)."""
+    def residual(self, i: int, parity: int) -> Residual:
+        """What follows the stage of slice i that decodes positions of `parity`."""
         prediction = self.get_submodule(f"lrp_{'anchor' if parity == ODD else 'nonanchor'}.{i}")
-        return prediction(torch.cat([means, y_hat[:, : (i + 1) * self.config.slice]], 1))
+        return Residual(prediction, (i + 1) * self.config.slice)
 
     def encode(self, x: Tensor) -> Output:
         """A picture to its symbols, with what a decoder knows of each when it comes."""
         y = self.g_a(x)
         z = torch.round(self.h_a(y) - self.medians())
-        hyper = self.hyper(z)
+        hyper_odd, hyper_even, hyper_mean = self.hyper_synthesis()(z)
         rows, columns = torch.arange(y.shape[2])[:, None], torch.arange(y.shape[3])[None, :]
         even = ((rows + columns + 1) % 2).to(y)[None, None]
         y_hat, scales, means, symbols = (torch.zeros_like(y) for _ in range(4))
+        plain = nn.Identity()
         for i in range(self.config.slices):
             at = slice(i * self.config.slice, (i + 1) * self.config.slice)
-            contexts = self.contexts(i, y_hat) if i else None
+            kept: list[Tensor] = []
             for parity, mask in ((ODD, 1 - even), (EVEN, even)):
-                seen = None if contexts is None else half(contexts, parity)
                 if parity == ODD:
-                    scale, mean = self.anchors(i, hyper.odd, seen)
+                    scale, mean, *kept = self.anchors(i, plain)(*([y_hat] if i else []), hyper_odd)
                 else:
-                    scale, mean = self.others(i, hyper.even, seen, y_hat, even)
-                scale, mean = whole(scale, parity), whole(mean, parity)
-                symbol = torch.round(y[:, at] - mean) * mask
+                    scale, mean = self.others(i, plain)(y_hat, even, hyper_even, *kept)
+                symbol = torch.round(y[:, at] - mean)
                 for total, part in ((scales, scale), (means, mean), (symbols, symbol), (y_hat, symbol + mean)):
-                    total[:, at] += part
+                    total[:, at] += part * mask
                 if self.config.residual:
-                    y_hat[:, at] += self.residual(i, parity, hyper.means, y_hat) * mask
+                    y_hat[:, at] += self.residual(i, parity)(hyper_mean, y_hat) * mask
         return Output(scales, means, symbols, y_hat, z)
 
     def condition(self, beta: Tensor) -> Tensor:
         """The preference, (N,) in [0, 1], to the vectors that `g_s` adds, (N, sum of widths)."""
-        return self.g_s.vectors(self.global_cond(beta))
+        embedding = self.global_cond(beta)
+        return torch.cat([projection(embedding) for projection in self.g_s.projections()], 1)
 
     def forward(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
         """A picture to what a decoder makes of it; `beta` (N,) where the synthesis is conditional."""
         return self.g_s(self.encode(x).y_hat, None if beta is None else self.condition(beta))
 
 
-def _later(c: MLICConfig, make: object) -> nn.ModuleList:
+def _later(c: MLICConfig, make: Callable[[int], nn.Module]) -> nn.ModuleList:
     """A module for every slice but the first, whose place is empty."""
-    return nn.ModuleList([nn.Identity(), *(make(i) for i in range(1, c.slices))])  # type: ignore[operator]
+    return nn.ModuleList([nn.Identity(), *(make(i) for i in range(1, c.slices))])

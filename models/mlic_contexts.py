@@ -95,11 +95,12 @@ class LocalContext(nn.Module):
         seen = self.norm1(anchors.permute(0, 2, 3, 1))
         asked = self.qkv_proj(seen).reshape(n, height, width, 3, channels // heads, heads).permute(3, 0, 5, 1, 2, 4)
         padded = functional.pad(asked, (0, 0, margin, margin, margin, margin))
-        places = self._places(height, width).to(anchors.device)
+        places = self._places(height, width)
         flat = padded.reshape(3, n, heads, (height + 2 * margin) * (width + 2 * margin), channels // heads)
-        windows = flat[:, :, :, places].reshape(3, n, heads, height * width // 2, k * k, channels // heads)
+        windows = flat.index_select(3, places).reshape(3, n, heads, height * width // 2, k * k, channels // heads)
         query, key, value = windows[0], windows[1], windows[2]
-        known = functional.pad(1 - even, (margin, margin, margin, margin)).reshape(-1)[places].reshape(-1, k * k)
+        known = functional.pad(1 - even, (margin, margin, margin, margin)).reshape(-1)
+        known = known.index_select(0, places).reshape(-1, k * k)
         barred = known[:, :, None] * (known[:, None, :] - 1) * _FORBIDDEN
         scores = (query * (channels // heads) ** -0.5) @ key.transpose(-2, -1)
         answers = torch.softmax(scores + (self._bias()[:, None] + barred), -1) @ value
@@ -112,7 +113,7 @@ class LocalContext(nn.Module):
         return x.transpose(1, 2).reshape(n, 2 * channels, height, width // 2)
 
     def _places(self, height: int, width: int) -> Tensor:
-        """int64 (H·W/2·k²,): where in the padded picture the places of each window lie, windows in the order of a half."""
+        """int64 (H·W/2·k²,): where in the padded map the places of each window lie, windows in the order of a half."""
         k = self.window
         row = 2 * torch.arange(height // 2)[:, None, None, None] + torch.arange(k)[None, None, :, None]
         column = 2 * torch.arange(width // 2)[None, :, None, None] + torch.arange(k)[None, None, None, :]
@@ -125,7 +126,7 @@ class LocalContext(nn.Module):
         place = torch.arange(k * k)
         row, column = (torch.div(place, k, rounding_mode="floor"), place % k)
         apart = (row[:, None] - row + k - 1) * (2 * k - 1) + column[:, None] - column + k - 1
-        bias = self.relative_position_table[apart.reshape(-1).to(self.relative_position_table.device)]
+        bias = self.relative_position_table.index_select(0, apart.reshape(-1))
         return bias.reshape(k * k, k * k, self.heads).permute(2, 0, 1)
 
 
@@ -152,21 +153,20 @@ def feed_forward(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(ends[0], nn.GELU(), depthwise, nn.GELU(), ends[1])
 
 
-def linear_attention(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+def linear_attention(queries: Tensor, keys: Tensor, values: Tensor, head: int) -> Tensor:
     """Attention whose cost is linear in the positions: queries softmaxed over channels, keys over all positions.
 
     Args:
-        queries: (N, C, H, W).
-        keys, values: (N, C, H', W').
-        heads: into which the channels are cut.
+        queries, keys, values: (N, C, H, W).
+        head: channels of a head.
 
     Returns:
         (N, C, H, W).
     """
-    n, channels = queries.shape[:2]
-    query, key, value = (t.reshape(n, heads, channels // heads, -1) for t in (queries, keys, values))
+    n, _, height, width = queries.shape
+    query, key, value = (t.reshape(n, -1, head, height * width) for t in (queries, keys, values))
     summary = value @ torch.softmax(key, 3).transpose(2, 3)
-    return (summary @ torch.softmax(query, 2)).reshape(queries.shape)
+    return (summary @ torch.softmax(query, 2)).reshape(n, -1, height, width)
 
 
 class GlobalInterContext(nn.Module):
@@ -180,14 +180,13 @@ class GlobalInterContext(nn.Module):
         super().__init__()
         if inputs % HEAD:
             raise ValueError(f"{inputs} channels of earlier slices are no heads of {HEAD}")
-        self.heads = inputs // HEAD
         self.keys, self.queries, self.values = (projection(inputs) for _ in range(3))
         self.reprojection = nn.Conv2d(inputs, 3 * channels, 5, padding=2)
         self.mlp = feed_forward(3 * channels, 4 * channels, 2 * channels)
         self.skip = nn.Conv2d(3 * channels, 2 * channels, 1)
 
     def forward(self, decoded: Tensor) -> Tensor:
-        found = linear_attention(self.queries(decoded), self.keys(decoded), self.values(decoded), self.heads)
+        found = linear_attention(self.queries(decoded), self.keys(decoded), self.values(decoded), HEAD)
         found = self.reprojection(found)
         return self.skip(found) + self.mlp(found)
 
@@ -200,6 +199,7 @@ class GlobalIntraContext(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.head = channels // 2
         self.keys, self.queries, self.values = (projection(channels) for _ in range(3))
         self.reprojection = nn.Conv2d(channels, 2 * channels, 5, padding=2)
         self.mlp = feed_forward(2 * channels, 4 * channels, 2 * channels)
@@ -209,7 +209,7 @@ class GlobalIntraContext(nn.Module):
         queries = half(self.queries(previous * even), EVEN)
         keys = half(self.keys(previous * (1 - even)), ODD)
         values = half(self.values(anchors), ODD)
-        found = self.reprojection(whole(linear_attention(queries, keys, values, 2), EVEN))
+        found = self.reprojection(whole(linear_attention(queries, keys, values, self.head), EVEN))
         return found + self.mlp(found)
 
 
