@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +28,21 @@ from ugicm.export.checkpoint import CheckpointError, load
 from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
+from ugicm.export.staged_source import golden_stages, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
 from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bitstream import MIN_BAND_BITS
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import Join
 from ugicm.runtime.onnx_bytes.weights import graph_weights
+from ugicm.runtime.schedule import Schedule
 
+MARGIN = 4.0
+"""The band is at least so many times the largest deviation measured."""
+GOLDEN_SIZES = ((1, 1), (2, 3))
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
 
@@ -118,6 +127,27 @@ def check_view(view: tuple[onnx.ModelProto, tuple[Join, ...]], general: bytes, s
     return Check(len(view[0].graph.node), "2×3×1", largest, source.graphs["g_s"].tolerance)
 
 
+def guarded(source: Source, models: Mapping[str, bytes], console: Console) -> tuple[Schedule, dict[str, np.ndarray]]:
+    """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
+
+    Raises:
+        ExportError: what runs here is farther from float64 than any band allows.
+    """
+    assert source.schedule is not None
+    found = measure_deviation(source, models)
+    bits = min(source.schedule.band_bits, math.floor(-math.log2(MARGIN * max(found, 2.0**-40))))
+    console.print(
+        f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
+        f"from float64; band 2^-{bits} = {2.0**-bits:.2g} rows"
+    )
+    if bits < MIN_BAND_BITS:
+        raise ExportError(
+            f"scale indexes differ by up to {found:.2g} rows between runtimes, more than a band of 2^-{MIN_BAND_BITS} "
+            "allows; a network whose floats are that large cannot be decoded across machines"
+        )
+    return replace(source.schedule, band_bits=bits), golden_stages(source, GOLDEN_SIZES)
+
+
 def export_bundle(
     source: Source,
     output: Path,
@@ -165,6 +195,9 @@ def export_bundle(
     _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})
     if exact is not None:
         _print_proof(console, exact)
+    schedule = None
+    if source.schedule is not None:
+        schedule, golden = guarded(source, {name: data for name, (data, _, _) in graphs.items()}, console)
     failed = [f"{name} by {c.difference:g} (tolerance {c.tolerance:g})" for name, c in checks.items() if not c.passed]
     if failed:
         raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")
@@ -195,6 +228,7 @@ def export_bundle(
         "context_digest": source.context_digest,
         "model": source.model,
         "views": () if view is None else view[1],
+        "schedule": schedule,
     }
     try:
         return write_bundle(output, graphs, tables, exact, golden, fields, part).codec_id

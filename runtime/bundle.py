@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -21,6 +22,7 @@ from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, short
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.weights import graph_weights
+from ugicm.runtime.schedule import Schedule
 from ugicm.runtime.tables import Tables
 
 LARGEST_BUNDLE = 2**30  # bytes of all files
@@ -28,12 +30,18 @@ LARGEST_ARRAYS = 2**28  # of one file, unpacked
 
 
 def codec_id(
-    y: Tables, z: Tables, exact: ExactNetwork | None, context_digest: str, geometry: tuple[int, int, int, int]
+    y: Tables,
+    z: Tables,
+    exact: ExactNetwork | None,
+    context_digest: str,
+    geometry: tuple[int, int, int, int],
+    schedule: Schedule | None = None,
 ) -> str:
     """Names everything that decides what a bitstream means: 16 hexadecimal digits.
 
     A hash of the integer tables, the integer hyper-synthesis, the context's weights and the geometry (stride,
-    latent stride, latent channels, hyper channels). What only decides how latents become pixels is left out, so
+    latent stride, latent channels, hyper channels); of a codec with context also its stages.
+    What only decides how latents become pixels is left out, so
     that a re-trained or INT8 synthesis reads the same files.
     """
     h = hashlib.sha256(b"ugicm codec 1\0")
@@ -44,6 +52,8 @@ def codec_id(
             h.update(len(data).to_bytes(8, "little") + data)
     h.update(exact.digest() if exact else b"no exact network")
     h.update(context_digest.encode())
+    if schedule is not None:  # its band and blocks stand in each file
+        h.update(json.dumps(schedule.to_json()["stages"], sort_keys=True).encode())
     return h.hexdigest()[:16]
 
 
@@ -89,9 +99,9 @@ class Bundle:
         self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
         if len(self.z_tables.lengths) != manifest.hyper_channels:
             raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
-        if (self.exact is None) != (manifest.hyper_channels == 0):
+        if (self.exact is None) != (manifest.hyper_channels == 0 or manifest.schedule is not None):
             raise BundleError(f"{path}: exact.npz does not fit the manifest; export the bundle again")
-        if self.exact is None and len(self.y_tables.lengths) != manifest.latent_channels:
+        if not manifest.hyper_channels and len(self.y_tables.lengths) != manifest.latent_channels:
             raise BundleError(f"{path}: the tables of y do not fit the manifest; export the bundle again")
         geometry = (
             manifest.stride,
@@ -99,7 +109,7 @@ class Bundle:
             manifest.latent_channels,
             manifest.hyper_channels,
         )
-        found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry)
+        found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry, manifest.schedule)
         if found != manifest.codec_id:
             raise BundleError(
                 f"{path}: the manifest says codec id {manifest.codec_id}, its contents make {found}; "

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ugicm.runtime.errors import BundleError, VersionError
+from ugicm.runtime.schedule import Schedule
 
 FORMAT = 2
 """What export writes."""
 READ = (1, 2)
-"""What is read: 1 has no views."""
+"""What is read: 1 has no views and no schedules."""
 MANIFEST = "manifest.json"
 PARTS = ("both", "encoder", "decoder")
 
@@ -90,6 +91,7 @@ class Manifest:
         model: parameters and kMAC/pixel, for people.
         files: file name → entry.
         views: how the weights of graph "g_s.view" are made of those of "g_s" and a condition; none without that graph.
+        schedule: of a codec with context, whose symbols are decoded in stages; else None.
     """
 
     format: int
@@ -110,6 +112,7 @@ class Manifest:
     model: dict[str, Any]
     files: dict[str, FileEntry] = field(default_factory=dict)
     views: tuple[Join, ...] = ()
+    schedule: Schedule | None = None
 
     @property
     def general(self) -> tuple[str, ...]:
@@ -146,6 +149,8 @@ class Manifest:
                 _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
             }
             values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
+            if values.get("schedule") is not None:
+                values["schedule"] = Schedule.from_json(values["schedule"], int(values["latent_channels"]))
             values["views"] = tuple(Join.of(join) for join in values.get("views", ()))
             if any(entry.bytes < 0 for entry in values["files"].values()):
                 raise ValueError("a file has a negative size")
@@ -174,6 +179,8 @@ class Manifest:
             raise ValueError("model must be an object")
         if not all(0 <= beta <= 1 for beta in self.conditions.values()):
             raise ValueError("a condition lies outside 0 to 1")
+        if self.schedule is not None and not {"h_s", *self.schedule.graphs} <= set(self.graphs):
+            raise ValueError("a graph of its schedule is missing")
         if len({join.weight for join in self.views}) < len(self.views):
             raise ValueError("two views of one weight")
         for name, graph in self.graphs.items():
