@@ -73,5 +73,5 @@ setup(
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": ["ugicm=ugicm.runtime.commands.cli:main"]},
+    entry_points={"console_scripts": ["ugicm=ugicm.__main__:main"]},
 )

@@ -29,12 +29,7 @@ def words(number: int) -> str:
     return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
 
 
-_received: int | None = None
-
-
-def received() -> int | None:
-    """The signal that came during `unwinding`, even where a library made another error of it."""
-    return _received
+_received: int | None = None  # the signal that came during `unwinding`
 
 
 def check() -> None:
@@ -44,7 +39,12 @@ def check() -> None:
 
 
 def leave_at_once() -> None:
-    """From now on each of the signals ends the process without a word, unless it is ignored already."""
+    """From now on each of the signals ends the process without a word, unless it is ignored already.
+
+    A signal that came before is done with.
+    """
+    global _received
+    _received = None
     _install(_leave)
 
 
