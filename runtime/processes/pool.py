@@ -177,8 +177,11 @@ class Pool:
                 worker.send(function, busy[worker])
 
         try:
-            while len(starting) < self._count:
+            for _ in range(self._count):
                 starting.add(self._started(self._free.get()))
+            for worker in [worker for worker in starting if worker.started]:
+                starting.discard(worker)
+                ask(worker)
             while busy or (starting and following is not _END):
                 for worker in _answered([*starting, *busy]):
                     if worker in busy:

@@ -49,6 +49,8 @@ def test_each_item_is_answered_and_a_death_costs_one() -> None:
         assert all(answers[i].value == i * i for i in answers if i not in (7, 13))
         assert {answer.value for answer in pool.each(square, [2, 3])} == {4, 9}
         assert list(pool.each(square, [])) == []
+        pool.wait()
+        assert {answer.value for answer in pool.each(square, [2, 3, 4])} == {4, 9, 16}
 
 
 def test_each_may_be_left_early() -> None:
