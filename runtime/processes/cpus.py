@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -86,5 +87,14 @@ def threads(asked: int | None) -> int | None:
         return asked
     if "ORT_INTRA_OP_NUM_THREADS" in os.environ:
         return None
-    usable = processors()
+    usable = processors() if _more_threads() else 1
     return usable if usable < machine() else None
+
+
+def _more_threads() -> bool:
+    """Whether this process may start a thread: a limit of processes, which counts threads, may forbid it."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return False
+    return True

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_processors_are_the_least_of_affinity_and_quota(monkeypatch: pytest.Monk
     monkeypatch.setattr(cpus, "quota", lambda: 1.0)
     monkeypatch.setenv("ORT_INTRA_OP_NUM_THREADS", "2")
     assert cpus.threads(None) is None
+
+
+def test_where_no_thread_may_start_one_must_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "machine", lambda: 8)
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert cpus.threads(None) == 1 and cpus.threads(4) == 4
 
 
 @pytest.mark.parametrize("silly", [0, -1, 100_000])
