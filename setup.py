@@ -75,5 +75,5 @@ setup(
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": ["ugicm=ugicm.runtime.commands.cli:main"]},
+    entry_points={"console_scripts": ["ugicm=ugicm.__main__:main"]},
 )

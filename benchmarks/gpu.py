@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
 import statistics
 import sys
@@ -37,6 +36,7 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.processes.cpus import processors
 from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
 SIZES = {"768×512": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}
@@ -493,7 +493,7 @@ def environment() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "python": platform.python_version(),
         "machine": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
     }
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -558,7 +558,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args.sizes = {name: SIZES[name] for name in args.sizes}
     if args.cpu:
         args.sizes, args.runs, args.files = {"192×128": (128, 192)}, min(args.runs, 2), min(args.files, 3)
-    args.workers = args.workers or (1 if args.cpu else max(1, (os.cpu_count() or 2) - 1))
+    args.workers = args.workers or (1 if args.cpu else max(1, processors() - 1))
     return args
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.errors import BackendError
+from ugicm.runtime.processes import cpus
 
 LEVELS = ("all", "extended", "basic", "disable")
 
@@ -63,8 +64,9 @@ def session_options(level: str = "all", threads: int | None = None) -> Any:
         options.add_session_config_entry("session.x64quantprecision", "1")
     # Each session has threads of its own: waiting for work, those of one would take the cores from the next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    number = cpus.threads(threads)
+    if number is not None:
+        options.intra_op_num_threads = number
     levels = library.GraphOptimizationLevel
     options.graph_optimization_level = {
         "all": levels.ORT_ENABLE_ALL,
@@ -81,7 +83,7 @@ class OnnxRuntime:
 
     Attributes:
         provider: an execution provider's name; refused, not replaced, where it is not usable.
-        threads: CPU threads of an operator; None is the library's choice.
+        threads: CPU threads of an operator; None is one for each CPU that this process may use.
         level: graph optimisation, one of `LEVELS`.
     """
 

@@ -62,7 +62,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Latency:
+class Times:
     """Medians of milliseconds by stage over `runs` runs: encode, decode of one view, decode of all views."""
 
     encode: dict[str, float]
@@ -147,7 +147,7 @@ def pillow_points(pixels: np.ndarray, form: str, most_bpp: float) -> list[Point]
     return points
 
 
-def latency(codec: Codec, pixels: np.ndarray, quality: int, runs: int) -> Latency:
+def times_of(codec: Codec, pixels: np.ndarray, quality: int, runs: int) -> Times:
     """Times `runs` encodes and decodes of uint8 (H, W, 3) `pixels`, by a codec that has run at this size before."""
     conditions = codec.conditions or (None,)
     encode: list[dict[str, float]] = []
@@ -159,7 +159,7 @@ def latency(codec: Codec, pixels: np.ndarray, quality: int, runs: int) -> Latenc
         for views, times in ((conditions[:1], one), (conditions, every)):
             codec.decode_views(data, views)
             times.append(dict(codec.timings))
-    return Latency(_medians(encode), _medians(one), _medians(every), runs)
+    return Times(_medians(encode), _medians(one), _medians(every), runs)
 
 
 def _medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
