@@ -80,7 +80,9 @@ def samples(image: Image.Image, raw: str = "", reopen: Callable[[], Image.Image]
             whole = np.asarray(image if mode == "RGBA" else image.convert("RGBA"))
             colour, alpha = whole[..., :3], _effective(whole[..., 3])
             if raw.startswith("LA;16"):
-                return Samples(colour[..., 0], alpha, "grey", True)
+                four = _unpacked(image, "RGBA", reopen)  # upper and lower byte of grey, then of opacity
+                grey = colour[..., 0] if four is None else four[..., 0].astype(np.uint16) << 8 | four[..., 1]
+                return Samples(grey, alpha, "grey", True)
             low = _low_bytes(image, raw, reopen) if raw.startswith("RGBA;16") else None
             if low is not None:
                 colour = colour.astype(np.uint16) << 8 | low[..., :3]
@@ -138,14 +140,18 @@ def _effective(alpha: np.ndarray) -> np.ndarray | None:
 def _low_bytes(image: Image.Image, raw: str, reopen: Callable[[], Image.Image] | None) -> np.ndarray | None:
     """The less significant bytes of a file of 16-bit colours, as Pillow unpacks those of the other byte order."""
     ending = raw[raw.find(";16") :]
-    if reopen is None or ending not in _OTHER_BYTE:
+    return _unpacked(image, raw.replace(ending, _OTHER_BYTE[ending]), reopen) if ending in _OTHER_BYTE else None
+
+
+def _unpacked(image: Image.Image, raw: str, reopen: Callable[[], Image.Image] | None) -> np.ndarray | None:
+    """The pixels of the file of an image, unpacked as another raw mode of the same length; None where that fails."""
+    if reopen is None:
         return None
-    other = raw.replace(ending, _OTHER_BYTE[ending])
     try:
         twin = reopen()
         tiles: list[Any] = []
         for tile in twin.tile:  # type: ignore[attr-defined]
-            arguments = (other, *tile[3][1:]) if isinstance(tile[3], tuple) else other
+            arguments = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
             tiles.append(type(tile)(*tile[:3], arguments) if hasattr(tile, "_fields") else (*tile[:3], arguments))
         twin.tile = tiles  # type: ignore[attr-defined]
         return np.asarray(twin) if twin.mode == image.mode else None
