@@ -34,9 +34,9 @@ from ugicm.export.compressai_zoo import architecture_of, load_zoo, state_of
 from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder
-from ugicm.runtime.codec import SYMBOLS_A_SUBSTREAM
 from ugicm.runtime.commands.benchmark import generated_image, sparse_symbols
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
 Work = Callable[[], Any]
 
@@ -131,7 +131,7 @@ def groups(
         eager["torch.compile"] = lambda: compiled(y_hat)
     inputs = {"y_hat": y_hat.numpy(), "inverse_gain": np.ones((1, y_hat.shape[1], 1, 1), np.float32)}
     for name, codec in codecs.items():
-        eager[f"{name}, here"] = lambda codec=codec: codec._run_whole("g_s", inputs)  # type: ignore[misc]
+        eager[f"{name}, here"] = lambda codec=codec: codec.networks.whole("g_s", inputs)  # type: ignore[misc]
     return {"decode": decode, "encode": encode, "g_s of mbt2018-mean": eager}
 
 

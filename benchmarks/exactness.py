@@ -115,10 +115,10 @@ def real_z(codec: Codec, folder: Path) -> list[np.ndarray]:
     """(1, Nz, h, w) `z` of every image of a folder at every quality."""
     out = []
     for path in sorted(folder.glob("*.png")):
-        image = codec._pad([read_image(path)])
-        for quality in range(codec.qualities):
-            y = codec._run("g_a", image=image, gain=codec.bundle.gain[quality : quality + 1])
-            out.append(codec._round_z(codec._run("h_a", y=y)))
+        image = read_image(path)
+        for quality in range(1, codec.qualities + 1):
+            ((_, z),) = codec.networks.analysed([image], quality)
+            out.append(z)
     return out
 
 

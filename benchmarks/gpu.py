@@ -448,7 +448,7 @@ def one_file(bench: Bench, codec: Codec, subject: str, size: str, image: np.ndar
     bpp = 8 * len(data) / image.shape[0] / image.shape[1]
     runs = max(3, bench.args.runs // 5)
     for verb, shared in (("decode", None), ("decode", coder), ("encode", None), ("encode", coder)):
-        codec._coder = shared
+        codec.entropy_coder = shared
         times, shares = [], []
         for i in range(runs + 3):
             started = time.perf_counter()

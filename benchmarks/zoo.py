@@ -32,7 +32,7 @@ from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.metrics import psnr
-from ugicm.runtime.range_coder import TOTAL, Tables
+from ugicm.runtime.tables import TOTAL, Tables
 from ugicm.training.config import Data
 from ugicm.training.data import Crops, image_files
 
@@ -100,14 +100,14 @@ def compare(checkpoint: Path, files: list[Path]) -> dict[str, Any]:
 
 
 def _one(model: Any, codec: Codec, image: np.ndarray) -> dict[str, float]:
-    x: Tensor = torch.from_numpy(codec._pad([image])[0].copy()).permute(2, 0, 1)[None].float() / 255
+    x: Tensor = torch.from_numpy(codec.networks.padded([image])[0].copy()).permute(2, 0, 1)[None].float() / 255
     data = codec.encode(image)
     found = codec.decode(data)
     expected = torch.round(model(x)["x_hat"].clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy().astype(np.uint8)
     expected = expected[: image.shape[0], : image.shape[1]]
-    y = codec._run("g_a", image=codec._pad([image]), gain=codec.bundle.gain)
-    z = codec._hyper_latents(y)
-    symbols, rows = codec._symbols(y, z)
+    ((y, z),) = codec.networks.analysed([image], 1)
+    rows, mean = codec.networks.scales_and_means(z)
+    symbols = codec.networks.symbols(y, rows, mean)
     medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
     scales = model.h_s(torch.from_numpy(z) + medians)
     scales = scales.chunk(2, 1)[0] if codec.bundle.manifest.architecture == "mbt2018-mean" else scales

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ugicm.runtime.bundle import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest, codec_id
+from ugicm.runtime.bundle import codec_id
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.whole_folder import replace_folder
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.manifest import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest
+from ugicm.runtime.tables import Tables
 
 ENCODER = ("g_a", "h_a", "h_s", "h_s_mean", "context")
 DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "condition")

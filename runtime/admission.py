@@ -14,10 +14,11 @@ from ugicm.runtime.exact import ExactNetwork
 
 log = logging.getLogger("ugicm")
 
-Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+Exact = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+"""An exact path: int32 `z` (n, Nz, h, w) to rows and means of `y`, or None for means that another graph gives."""
 
 
-def graph_runner(bundle: Bundle, backend: Backend, graph: str = "h_s") -> Run:
+def graph_runner(bundle: Bundle, backend: Backend, graph: str = "h_s") -> Exact:
     """The `h_s` graph on a backend: int `z` (1, Nz, h, w) to (uint8 scale indexes, float32 means or None)."""
     entry, model = bundle.graph(graph)
     run = backend.load(model, graph)
@@ -29,7 +30,7 @@ def graph_runner(bundle: Bundle, backend: Backend, graph: str = "h_s") -> Run:
     return runner
 
 
-def reference_runner(network: ExactNetwork) -> Run:
+def reference_runner(network: ExactNetwork) -> Exact:
     """The integers themselves, in numpy: slower, and exact on any machine."""
     unit = np.float32(2.0**-network.mean_fraction_bits)
 
@@ -40,7 +41,7 @@ def reference_runner(network: ExactNetwork) -> Run:
     return runner
 
 
-def factorised_runner(channels: int) -> Run:
+def factorised_runner(channels: int) -> Exact:
     """What stands for `h_s` in a codec without a hyperprior: the row of a symbol is its channel, the mean 0.
 
     It reads of `z`, which has no channels there, the size alone.
@@ -53,7 +54,7 @@ def factorised_runner(channels: int) -> Run:
     return runner
 
 
-def reproduces(bundle: Bundle, run: Run) -> bool:
+def reproduces(bundle: Bundle, run: Exact) -> bool:
     """Whether every golden vector comes out bit for bit.
 
     Raises:
@@ -73,7 +74,7 @@ def reproduces(bundle: Bundle, run: Run) -> bool:
     return True
 
 
-def admitted_runner(bundle: Bundle, backend: Backend) -> Run:
+def admitted_runner(bundle: Bundle, backend: Backend) -> Exact:
     """`h_s` on the backend if it reproduces the golden vectors, else on the reference, with one logged line."""
     if bundle.exact is None:
         return factorised_runner(bundle.manifest.latent_channels)

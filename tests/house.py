@@ -99,6 +99,46 @@ def circles(edges: Mapping[Path, set[Path]]) -> list[list[Path]]:
     return found
 
 
+def privates(path: Path) -> list[str]:
+    """Private names of other modules that a file uses: `x._name` of anything but itself, and `from m import _name`.
+
+    Of an object that a file makes itself, or of a class of its own, a private name is its own business: those that
+    the file defines are left out.
+    """
+    own = {node.name for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and _is_self(node.value)}
+    own |= {
+        n.target.id for n in ast.walk(tree(path)) if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+    found = []
+    for node in ast.walk(tree(path)):
+        if (
+            (
+                isinstance(node, ast.Attribute)
+                and _is_private(node.attr)
+                and node.attr not in own
+                and not _is_self(node.value)
+            )
+            or isinstance(node, ast.ImportFrom)
+            and any(_is_private(alias.name) for alias in node.names)
+        ):
+            found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def bare(path: Path) -> list[str]:
+    """Imports of our rooms by a name that is not `ugicm`'s."""
+    return sorted(name for name in imported(path) if name.split(".")[0] in ROOMS)
+
+
 def heart() -> list[Path]:
     """Our files that decoding a file on a CPU imports."""
     done = subprocess.run([sys.executable, "-c", _DECODE], cwd=ROOT, capture_output=True, text=True, check=True)

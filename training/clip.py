@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ugicm.models.entropy import compressai_module
 from ugicm.training.config import ConfigError
-from ugicm.training.supervision import Encoder, Features, evenly
+from ugicm.training.encoders import Encoder, Features, evenly
 
 
 def open_clip() -> Any:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ugicm.training.config import ConfigError
-from ugicm.training.supervision import Encoder, Features, evenly
+from ugicm.training.encoders import Encoder, Features, evenly
 
 CONVOLUTIONS = ("conv", "dw", "add")
 

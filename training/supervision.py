@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ugicm.training.config import ConfigError, Supervision
-
-
-class Features(NamedTuple):
-    """What an encoder sees in N pictures.
-
-    Attributes:
-        maps: intermediate layers, shallow to deep, each (N, C, h, w).
-        embedding: (N, D), of the whole picture.
-        logits: (N, classes), or None of an encoder without classes.
-    """
-
-    maps: list[Tensor]
-    embedding: Tensor
-    logits: Tensor | None
-
-
-class Encoder(nn.Module):
-    """A frozen encoder: (N, 3, H, W) RGB in [0, 1] to Features, with gradients to the picture.
-
-    Attributes:
-        label: what results obtained with it are to be called.
-    """
-
-    label: str
-
-    def forward(self, x: Tensor) -> Features:
-        raise NotImplementedError
+from ugicm.training.encoders import Encoder
 
 
 def open_encoder(settings: Supervision) -> Encoder | None:
@@ -107,9 +79,3 @@ class SemanticDistance(nn.Module):
 def map_distance(a: Tensor, b: Tensor) -> Tensor:
     """(N,) mean over positions of the squared distance of unit feature vectors, both (N, C, h, w); 0 to 4."""
     return (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
-
-
-def evenly(count: int, layers: int) -> list[int]:
-    """Indexes of `count` of so many layers, evenly spread, the last among them."""
-    count = min(count, layers)
-    return sorted({round((i + 1) * layers / count) - 1 for i in range(count)})

@@ -10,9 +10,10 @@ from typing import Any
 
 import onnx
 
-from ugicm.runtime.bundle import MANIFEST, Bundle, FileEntry, GraphEntry, Manifest
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import OutputError
 from ugicm.runtime.files.whole_folder import replace_folder
+from ugicm.runtime.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
 
 
 def check_free(folder: Path) -> None:

@@ -25,7 +25,7 @@ from ugicm.runtime.commands.cli import Parser, add_entropy_option, run
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.processes.memory import keep_freed
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 STAGES = {
     "read": "an image file to pixels",
@@ -132,7 +132,7 @@ def coder(tables: Tables, latents: Sequence[tuple[np.ndarray, np.ndarray]], repe
     Args:
         latents: int32 symbols and rows of each image.
     """
-    from ugicm.runtime.codec import SYMBOLS_A_SUBSTREAM
+    from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
     jobs = []
     for symbols, rows in latents:
@@ -155,9 +155,9 @@ def coder(tables: Tables, latents: Sequence[tuple[np.ndarray, np.ndarray]], repe
 
 def latents(codec: Any, image: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
     """(symbols, rows) of `y` of an image."""
-    y = codec._run("g_a", image=codec._pad([image]), gain=codec.bundle.gain[quality - 1 : quality])
-    symbols, rows = codec._symbols(y, codec._hyper_latents(y))
-    return symbols.ravel(), rows.ravel()
+    ((y, z),) = codec.networks.analysed([image], quality)
+    rows, mean = codec.networks.scales_and_means(z)
+    return codec.networks.symbols(y, rows, mean).ravel(), rows.ravel()
 
 
 def peak_megabytes() -> float:

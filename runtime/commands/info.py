@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ugicm.runtime import bitstream
-from ugicm.runtime.bundle import MANIFEST, Bundle
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT, find_bundle
 from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
 from ugicm.runtime.errors import CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT
+from ugicm.runtime.manifest import MANIFEST
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +98,7 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
     payload = len(stream.z) + sum(map(len, stream.y))
     return {
         "file": str(path),
-        "version": bitstream.VERSION,
+        "version": stream.version,
         "codec_id": stream.codec_id.hex(),
         "quality": stream.quality,
         "width": stream.width,

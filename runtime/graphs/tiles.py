@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ugicm.runtime.bundle import Manifest
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.manifest import Manifest
 
 TILE_WORK = 16e9
 """Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
-LARGEST_TILE = 8e6  # pixels, where the work alone would allow more
+LARGEST_TILE = 8e6  # pixels
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
 TILED = ("g_a", "h_a", "h_s_mean", "context")
 """Graphs that `Tiler.run` runs; the exact path and the synthesis have methods of their own."""
@@ -86,10 +86,10 @@ def cut(array: np.ndarray, tile: Tile, per_unit: int, image: bool = False) -> np
     return array[:, rows, columns] if image else array[:, :, rows, columns]
 
 
-def exact_reach(network: ExactNetwork) -> int:
-    """The reach of an integer hyper-synthesis in positions of `z`, from its kernels: never too small."""
+def exact_reach(network: ExactNetwork | None) -> int:
+    """The reach of an integer hyper-synthesis in positions of `z`, from its kernels: never too small; 0 without one."""
     reach, scale = 0.0, 1
-    for layer in network.layers:
+    for layer in network.layers if network else ():
         reach += (layer.weight.shape[2] // 2) / scale
         scale *= layer.upsample
     return math.ceil(reach)
@@ -160,10 +160,12 @@ class Tiler:
         manifest: of the bundle.
         run: runs a graph whole.
         work: multiplications that a tile may take.
+        largest: pixels that it may have, where the work alone would allow more.
     """
 
-    def __init__(self, manifest: Manifest, run: Run, work: float = TILE_WORK) -> None:
+    def __init__(self, manifest: Manifest, run: Run, work: float = TILE_WORK, largest: float = LARGEST_TILE) -> None:
         self.work = work
+        self.largest = largest
         self._run = run
         self._reaches: dict[str, int | None] = {}
         fine, coarse = manifest.latent_stride, manifest.stride
@@ -273,7 +275,7 @@ class Tiler:
         """Square units that a tile may have."""
         kmac = self._kmac.get(grid.work)
         kmac = kmac if isinstance(kmac, int | float) and 0 < kmac < 1e9 else UNKNOWN_KMAC
-        return min(self.work / (1000 * kmac), LARGEST_TILE) / grid.unit**2
+        return min(self.work / (1000 * kmac), self.largest) / grid.unit**2
 
     @property
     def pixels(self) -> float:

@@ -1,10 +1,10 @@
 """Many files at once: reading, entropy coding in worker processes, inference and output overlap; order is kept.
 
-Of each file's steps those that the range coder takes run in processes (it holds the interpreter's lock), inference in
-one thread, reading images and writing results in threads. Where a backend gains by it, files of one size that wait for
-inference go through a network together. At most `ahead` files are under way, so that memory is bounded whatever comes
-in. Large arrays pass between processes in shared memory. While a run is under way its codec belongs to it: give other
-threads one of their own.
+Each file is a flow (`ugicm.runtime.flow`); here are the executors that answer it. Networks run in one thread, reading
+images and writing results in threads, and the range coder in processes, since it holds the interpreter's lock. Where a
+backend gains by it, files of one size that wait for the same network go through it together. At most `ahead` files are
+under way, so that memory is bounded whatever comes in. Large arrays pass between processes in shared memory. While a
+run is under way its codec belongs to it: give other threads one of their own.
 """
 
 from __future__ import annotations
@@ -16,19 +16,35 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ugicm.runtime import flow
+from ugicm.runtime.backends import Backend
 from ugicm.runtime.backends.gpu.device import DeviceArray
-from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.codec import Codec, check_image
 from ugicm.runtime.errors import ImageError, UgicError, UsageError
 from ugicm.runtime.files.images import read_image
-from ugicm.runtime.processes.workers import Pool, Shared, Slot, attach, detach, processors
+from ugicm.runtime.graphs.run import Networks
+from ugicm.runtime.many.coders import Coders
+from ugicm.runtime.processes.workers import processors
 
 Source = Path | str | bytes | np.ndarray
+
+
+class Codec(Protocol):
+    """Of a `ugicm.Codec` as much as a pipeline needs."""
+
+    bundle: Bundle
+    backend: Backend
+    networks: Networks
+
+    def quality(self, asked: int | None) -> int: ...
+
+    def condition(self, asked: str | float | None) -> np.ndarray | None: ...
+
+    def check_device(self, device: str | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,25 @@ class Outcome:
     error: UgicError | None = None
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How much is under way at once: `workers` processes, files `ahead`, files of a `batch` that run together."""
+
+    workers: int
+    ahead: int
+    batch: int
+
+    @classmethod
+    def of(cls, codec: Codec, workers: int | None, ahead: int | None, batch: int | None) -> Pace:
+        """With defaults for what is None. Raises UsageError for numbers that make no sense."""
+        workers = max(1, processors() - 1) if workers is None else workers
+        batch = getattr(codec.backend, "images_at_once", 1) if batch is None else batch
+        ahead = 2 * workers + 2 * batch if ahead is None else ahead
+        if workers < 0 or ahead < 1 or batch < 1:
+            raise UsageError(f"{workers} workers, {ahead} files ahead, batches of {batch}: give at least 0, 1 and 1")
+        return cls(workers, ahead, batch)
+
+
 def decode_many(
     codec: Codec,
     sources: Iterable[Source],
@@ -60,7 +95,7 @@ def decode_many(
     """Decodes .ugic files, in order.
 
     Args:
-        codec: its backend runs the networks; processes open its bundle again for the entropy coder.
+        codec: its networks run in this process; worker processes have its entropy tables.
         sources: paths, or the bytes of files; taken no faster than they are worked on.
         conditions: the views of each, as for `Codec.decode_views`.
         device: "cuda" leaves images on the GPU.
@@ -76,35 +111,15 @@ def decode_many(
     Raises:
         ConditionError, PartError, BackendError, UsageError: what no file could change.
     """
-    codec._check_device(device)
+    codec.check_device(device)
     codec.bundle.graph("g_s")
-    vectors = [codec._condition(c) for c in conditions]
+    vectors = [codec.condition(c) for c in conditions]
 
-    def synthesise(files: Sequence[tuple[np.ndarray, Any, Bitstream]]) -> list[list[np.ndarray]]:
-        symbols, means, streams = zip(*files, strict=True)
-        y_hat = codec._reconstruct(_joined(symbols), _joined(means))
-        return codec._views(y_hat, streams, vectors, device)
-
-    def scales(files: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Any]]:
-        return _scales(codec, files)
-
-    async def decode(line: _Line, number: int, source: Source) -> Any:
+    def begin(number: int, source: Source) -> flow.Flow[list[np.ndarray]]:
         name = str(source) if isinstance(source, Path | str) else f"input {number}"
-        stream, z = await line.in_worker(_parse, source, name)
-        most = codec._images_at_once(*codec._padded(stream.height, stream.width))
-        slot = await line.slots.get()
-        try:
-            rows, mean = await line.infer(scales, z, z.shape, most)
-            slot.reserve(rows.nbytes + 4 * rows.size, 2)
-            shared, symbols = slot.place(rows), slot.empty(rows.shape, np.dtype(np.int32))
-            await line.in_worker(_entropy_decode, stream, z, shared, symbols, name)
-            kind = z.shape, stream.quality
-            views = await line.infer(synthesise, (slot.array(symbols), mean, stream), kind, most)
-        finally:
-            line.slots.put_nowait(slot)
-        return views if then is None else await line.in_thread(then, source, views)
+        return flow.decoding(codec.bundle, _file(source, name), name, vectors, device)
 
-    return _run(codec, sources, decode, workers, ahead, batch)
+    return _outcomes(codec, sources, begin, then, Pace.of(codec, workers, ahead, batch))
 
 
 def encode_many(
@@ -131,71 +146,23 @@ def encode_many(
         QualityError, PartError, UsageError: what no image could change.
     """
     codec.bundle.graph("g_a")
-    if quality is not None:
-        codec._check_quality(quality)
+    meant = codec.quality(quality)
 
-    def analyse(images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-        z, symbols, rows, meant = codec._analyse(images, quality)
-        parts = [[np.ascontiguousarray(array[i : i + 1]) for array in (z, symbols, rows)] for i in range(len(images))]
-        return [(*part, meant) for part in parts]  # type: ignore[misc]
+    def begin(number: int, source: Source) -> flow.Flow[bytes]:
+        return flow.encoding(codec.bundle, _image(source), meant)
 
-    async def encode(line: _Line, number: int, source: Source) -> Any:
-        image = await line.in_thread(_image, source)
-        height, width = check_image(image)
-        size = codec._padded(height, width)
-        slot = await line.slots.get()
-        try:
-            z, symbols, rows, meant = await line.infer(analyse, image, size, codec._images_at_once(*size))
-            slot.reserve(rows.nbytes + symbols.nbytes, 2)
-            shared = slot.place(symbols), slot.place(rows)
-            data = await line.in_worker(_entropy_encode, z, *shared, meant, width, height)
-        finally:
-            line.slots.put_nowait(slot)
-        return data if then is None else await line.in_thread(then, source, data)
-
-    return _run(codec, sources, encode, workers, ahead, batch)
+    return _outcomes(codec, sources, begin, then, Pace.of(codec, workers, ahead, batch))
 
 
-# ---- what runs in the one thread that infers
-
-
-def _scales(codec: Codec, files: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Any]]:
-    rows, mean = codec._scales_and_means(_joined(files))
-    if isinstance(mean, DeviceArray):  # the graph's next run, which is other files', writes over it
-        mean = mean.keep()
-    each = [slice(i, i + 1) for i in range(len(files))]
-    return [(np.ascontiguousarray(rows[i]), None if mean is None else mean[i]) for i in each]
-
-
-def _joined(arrays: Sequence[Any]) -> Any:
-    """(n, …) of n arrays (1, …), or None of None."""
-    if len(arrays) == 1 or arrays[0] is None:
-        return arrays[0]
-    return DeviceArray.concatenated(arrays) if isinstance(arrays[0], DeviceArray) else np.concatenate(arrays)
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """What a file asks of the networks: one of the arguments of `work`, which takes any number of one kind."""
-
-    work: Callable[[list[Any]], list[Any]]
-    argument: Any
-    kind: object
-    most: int
-    answer: asyncio.Future[Any]
-
-
-def _infer(requests: list[_Request]) -> list[tuple[Any, Exception | None]]:
-    """The result or the error of each. What fails together is tried one by one: only the file at fault shall fail."""
+def _file(source: Source, name: str) -> bytes:
+    if isinstance(source, np.ndarray):
+        raise UsageError(f"{name}: is an array; give the path or the bytes of a .ugic file")
+    if isinstance(source, bytes):
+        return source
     try:
-        return [(result, None) for result in requests[0].work([r.argument for r in requests])]
-    except Exception as error:
-        if len(requests) == 1:
-            return [(None, error)]
-    return [_infer([request])[0] for request in requests]
-
-
-# ---- what runs in threads
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
 def _image(source: Source) -> np.ndarray:
@@ -206,37 +173,34 @@ def _image(source: Source) -> np.ndarray:
     return read_image(Path(source))
 
 
-# ---- what runs in workers, each with a codec that has no backend
+# ---- networks, in one thread
 
 
-def _open_worker(bundle: Path) -> Codec:
-    return _without_backend(Bundle.open(bundle))
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """What a file asks of the networks, and where the answer goes."""
+
+    run: flow.Run
+    most: int
+    answer: asyncio.Future[Any]
 
 
-def _without_backend(bundle: Bundle) -> Codec:
-    return Codec(bundle, None)  # type: ignore[arg-type]
+def _infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception | None]]:
+    """The result or the error of each. What fails together is tried one by one: only the file at fault shall fail."""
+    work = getattr(codec.networks, runs[0].work)
+    try:
+        return [(_kept(result), None) for result in work([run.argument for run in runs], *runs[0].options)]
+    except Exception as error:
+        if len(runs) == 1:
+            return [(None, error)]
+    return [_infer(codec, [run])[0] for run in runs]
 
 
-def _parse(codec: Codec, source: Source, name: str) -> tuple[Bitstream, np.ndarray]:
-    if isinstance(source, np.ndarray):
-        raise UsageError(f"{name}: is an array; give the path or the bytes of a .ugic file")
-    if not isinstance(source, bytes):
-        try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from error
-    stream = codec._parse(source, name)
-    return stream, codec._decode_z(stream, name)
-
-
-def _entropy_decode(codec: Codec, stream: Bitstream, z: np.ndarray, rows: Shared, symbols: Shared, name: str) -> None:
-    attach(symbols)[:] = codec._decode_y(stream, z, attach(rows), name)
-
-
-def _entropy_encode(
-    codec: Codec, z: np.ndarray, symbols: Shared, rows: Shared, quality: int, width: int, height: int
-) -> bytes:
-    return codec._pack(z, attach(symbols), attach(rows), quality, width, height)
+def _kept(result: Any) -> Any:
+    """A result whose arrays stay: the graph's next run, which is other files', writes over those on a device."""
+    if isinstance(result, tuple):
+        return tuple(map(_kept, result))
+    return result.keep() if isinstance(result, DeviceArray) else result
 
 
 # ---- the line
@@ -245,47 +209,55 @@ def _entropy_encode(
 class _Line:
     """The executors, and an event loop in a thread of its own that moves files from one to the next."""
 
-    def __init__(self, bundle: Bundle, workers: int, ahead: int, batch: int) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._batch = batch
-        self._requests: list[_Request] = []
+    def __init__(self, codec: Codec, pace: Pace) -> None:
+        self.codec = codec
+        self._batch = pace.batch
+        self._waiting: list[_Waiting] = []
         self._inferring: asyncio.Task[None] | None = None
-        self._codec = _without_backend(bundle)
+        self._coders = Coders(codec.bundle, pace.workers)
         self._inference = ThreadPoolExecutor(1, "inference")
         self._threads = ThreadPoolExecutor(4, "files")
-        self._pool = Pool(workers, _open_worker, bundle.path)
-        self._callers = ThreadPoolExecutor(workers, "workers") if workers else None
-        self.slots: asyncio.Queue[Slot] = asyncio.Queue()
-        self._all_slots = [Slot() for _ in range(ahead)]
-        for slot in self._all_slots:
-            self.slots.put_nowait(slot)
+        self._callers = ThreadPoolExecutor(max(1, pace.workers), "coders")
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="pipeline", daemon=True)
         self._thread.start()
+
+    async def work(self, number: int, source: Source, begin: Callable[[int, Source], flow.Flow[Any]]) -> Any:
+        """What the flow of a source returns."""
+        asking = await self.in_thread(begin, number, source)
+        value = None
+        while True:
+            request = await self.in_thread(_next, asking, value)
+            if isinstance(request, _End):
+                return request.value
+            if isinstance(request, flow.Run):
+                value = await self._infer(request)
+            else:
+                value = await self._in(self._callers, self._coders.answer, request)
 
     async def _in(self, executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self.loop.run_in_executor(executor, function, *arguments)
 
-    async def in_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self._callers is None:
-            return await self._in(self._threads, function, self._codec, *arguments)
-        return await self._in(self._callers, self._pool.call, function, *arguments)
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._in(self._threads, function, *arguments)
 
-    async def infer(self, work: Callable[[list[Any]], list[Any]], argument: Any, kind: object, most: int) -> Any:
-        """`work([argument])[0]` in its turn, together with others of that work and kind where a whole batch waits."""
-        request = _Request(work, argument, kind, min(most, self._batch), self.loop.create_future())
-        self._requests.append(request)
+    async def _infer(self, run: flow.Run) -> Any:
+        """The networks' answer in its turn, together with others of that kind where a whole batch waits."""
+        most = min(self.codec.networks.images_at_once(*run.size), self._batch)
+        request = _Waiting(run, most, self.loop.create_future())
+        self._waiting.append(request)
         if self._inferring is None:
             self._inferring = self.loop.create_task(self._serve())
         return await request.answer
 
     async def _serve(self) -> None:
-        while self._requests:
-            first = self._requests[0]
-            together = [r for r in self._requests if (r.work, r.kind) == (first.work, first.kind)][: first.most]
+        while self._waiting:
+            first = self._waiting[0]
+            together = [w for w in self._waiting if w.run.kind == first.run.kind][: first.most]
             # A backend prepares for each size of a batch that it meets: there are whole ones, and single files.
             together = together if len(together) == first.most else [first]
-            self._requests = [r for r in self._requests if r not in together]
-            results = await self._in(self._inference, _infer, together)
+            self._waiting = [w for w in self._waiting if w not in together]
+            results = await self._in(self._inference, _infer, self.codec, [w.run for w in together])
             for request, (result, error) in zip(together, results, strict=True):
                 if request.answer.done():  # cancelled
                     continue
@@ -295,55 +267,46 @@ class _Line:
                     request.answer.set_exception(error)
         self._inferring = None
 
-    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self._in(self._threads, function, *arguments)
-
     def start(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def close(self) -> None:
         for executor in (self._callers, self._threads, self._inference):
-            if executor is not None:
-                executor.shutdown(cancel_futures=True)
-        self._pool.close()
+            executor.shutdown(cancel_futures=True)
+        self._coders.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
-        for slot in self._all_slots:
-            slot.close()
-        detach()
 
 
-def _run(
-    codec: Codec,
-    sources: Iterable[Source],
-    work: Callable[[_Line, int, Source], Coroutine[Any, Any, Any]],
-    workers: int | None,
-    ahead: int | None,
-    batch: int | None,
-) -> Iterator[Outcome]:
-    workers = max(1, processors() - 1) if workers is None else workers
-    batch = getattr(codec.backend, "images_at_once", 1) if batch is None else batch
-    ahead = 2 * workers + 2 * batch if ahead is None else ahead
-    if workers < 0 or ahead < 1 or batch < 1:
-        raise UsageError(f"{workers} workers, {ahead} files ahead, batches of {batch}: give at least 0, 1 and 1")
-    return _outcomes(codec, sources, work, workers, ahead, batch)
+@dataclass(frozen=True)
+class _End:
+    """The end of a flow: a StopIteration may not leave a thread by way of a future."""
+
+    value: Any
+
+
+def _next(asking: flow.Flow[Any], value: Any) -> flow.Request | _End:
+    try:
+        return asking.send(value)
+    except StopIteration as end:
+        return _End(end.value)
 
 
 def _outcomes(
     codec: Codec,
     sources: Iterable[Source],
-    work: Callable[[_Line, int, Source], Coroutine[Any, Any, Any]],
-    workers: int,
-    ahead: int,
-    batch: int,
+    begin: Callable[[int, Source], flow.Flow[Any]],
+    then: Callable[[Source, Any], Any] | None,
+    pace: Pace,
 ) -> Iterator[Outcome]:
-    line = _Line(codec.bundle, workers, ahead, batch)
+    line = _Line(codec, pace)
     pending: deque[Future[Outcome]] = deque()
 
     async def one(number: int, source: Source) -> Outcome:
         try:
-            return Outcome(source, await work(line, number, source))
+            value = await line.work(number, source, begin)
+            return Outcome(source, value if then is None else await line.in_thread(then, source, value))
         except UgicError as error:
             return Outcome(source, None, error)
         except MemoryError:
@@ -351,7 +314,7 @@ def _outcomes(
 
     try:
         for number, source in enumerate(sources):
-            if len(pending) >= ahead:
+            if len(pending) >= pace.ahead:
                 yield pending.popleft().result()
             pending.append(line.start(one(number, source)))
         while pending:

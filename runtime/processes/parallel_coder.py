@@ -15,7 +15,7 @@ import numpy as np
 from ugicm.runtime import range_coder
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.processes.workers import DiedError, Shared, Slot, Worker, attach, processors
-from ugicm.runtime.range_coder import Rows, Tables
+from ugicm.runtime.tables import Rows, Tables
 
 log = logging.getLogger("ugicm")
 

@@ -19,8 +19,9 @@ from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bundle import MANIFEST, Bundle, Manifest, read_arrays
+from ugicm.runtime.bundle import Bundle, read_arrays
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.manifest import MANIFEST, Manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 KINDS = ("a file", "a file, its checksum mended", "a manifest", "tables.npz", "exact.npz", "edits of a bundle's arrays")

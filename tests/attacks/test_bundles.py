@@ -21,8 +21,9 @@ from onnx import TensorProto, helper
 
 from tests.attacks.commands import BUNDLE, FILES, refusals, tree, ugicm
 from ugicm import Codec
-from ugicm.runtime.bundle import LARGEST_BUNDLE, MANIFEST, Bundle, read_arrays
+from ugicm.runtime.bundle import LARGEST_BUNDLE, Bundle, read_arrays
 from ugicm.runtime.errors import BackendError, BundleError, UgicError
+from ugicm.runtime.manifest import MANIFEST
 from ugicm.runtime.onnx_bytes.check import check_graph
 
 FILE = FILES[2].read_bytes()

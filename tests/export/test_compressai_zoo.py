@@ -28,10 +28,11 @@ from ugicm.export.tables import TOTAL, mixture_row
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import bitstream
 from ugicm.runtime.bitstream import Bitstream
-from ugicm.runtime.bundle import MANIFEST, Bundle
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands import decode
 from ugicm.runtime.commands.verify import verify
 from ugicm.runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
+from ugicm.runtime.manifest import MANIFEST
 
 HEADER = 48  # bytes of a .ugic file with one substream that CompressAI's strings do not have, at most
 
@@ -49,14 +50,13 @@ class Exported:
         return self.codec.bundle.manifest.architecture == "mbt2018-mean"
 
     def padded(self, image: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.codec._pad([image])[0].copy()).permute(2, 0, 1)[None].float() / 255
+        return torch.from_numpy(self.codec.networks.padded([image])[0].copy()).permute(2, 0, 1)[None].float() / 255
 
     def parts(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
         """(symbols, table rows, means) of `y` and symbols of `z`, as the runtime has them."""
-        y = self.codec._run("g_a", image=self.codec._pad([image]), gain=self.codec.bundle.gain)
-        z = self.codec._hyper_latents(y)
-        symbols, rows = self.codec._symbols(y, z)
-        mean = self.codec._scales_and_means(z)[1]
+        ((y, z),) = self.codec.networks.analysed([image], 1)
+        rows, mean = self.codec.networks.scales_and_means(z)
+        symbols = self.codec.networks.symbols(y, rows, mean)
         return symbols, rows, np.zeros_like(y) if mean is None else mean, z
 
 

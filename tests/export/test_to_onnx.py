@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from tests.runtime.steps import decoded_latents
 from tests.small import lively
 from ugicm import Codec
 from ugicm.export import to_onnx
@@ -48,12 +49,12 @@ def test_the_bundle_does_what_the_model_does(exported: tuple[UGICM, Path, Path])
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     for quality in (1, 2):
         data = codec.encode(image, quality)
-        y_hat = torch.from_numpy(codec._latents(bitstream.parse(data), "test"))
+        y_hat = torch.from_numpy(decoded_latents(codec, data))
         index = torch.tensor([quality - 1])
         with torch.no_grad():
             y = model.analyse(x, index)
             z = torch.round(model.h_a(y)).numpy().astype(np.int32)
-            scale_index, means = codec._scales_and_means(z)
+            scale_index, means = codec.networks.scales_and_means(z)
             mean = torch.zeros_like(y) if means is None else torch.from_numpy(means)
             coded = torch.from_numpy((codec.bundle.y_tables.lengths > 0)[scale_index]).float()
             if model.context is not None:
@@ -71,7 +72,7 @@ def test_the_bundle_does_what_the_model_does(exported: tuple[UGICM, Path, Path])
 def test_scale_head_spreads_over_the_table(exported: tuple[UGICM, Path, Path]) -> None:
     codec = Codec.from_bundle(exported[2], threads=1)
     z = np.zeros((1, codec.bundle.manifest.hyper_channels, 4, 4), np.int32)
-    scale_index, _ = codec._scales_and_means(z)
+    scale_index, _ = codec.networks.scales_and_means(z)
     assert len(np.unique(scale_index)) >= 6
 
 

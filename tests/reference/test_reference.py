@@ -13,7 +13,7 @@ from tests.reference import decoder as reference
 from tests.runtime.test_range_coder import TOTAL, coded_inputs, random_frequencies
 from ugicm.runtime import bitstream, range_coder
 from ugicm.runtime.errors import CorruptFileError
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "bitstream.md"
 

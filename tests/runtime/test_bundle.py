@@ -12,9 +12,10 @@ import pytest
 from ugicm import Codec
 from ugicm.runtime.admission import admitted_runner, graph_runner, reference_runner, reproduces
 from ugicm.runtime.backends import open_backend
-from ugicm.runtime.bundle import MANIFEST, Bundle, read_manifest
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT, find_bundle
 from ugicm.runtime.errors import BackendError, BundleError, CodecMismatchError, UgicError, VersionError
+from ugicm.runtime.manifest import MANIFEST, read_manifest
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ugicm import Codec
 from ugicm.runtime import bitstream, range_coder
 from ugicm.runtime.bitstream import Bitstream
-from ugicm.runtime.codec import checkerboard
 from ugicm.runtime.errors import (
     CodecMismatchError,
     ConditionError,
@@ -21,6 +20,7 @@ from ugicm.runtime.errors import (
     UgicError,
 )
 from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.symbols import checkerboard, z_rows
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -32,8 +32,8 @@ def decoded_symbols(codec: Codec, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     stream = bitstream.parse(data)
     m = codec.bundle.manifest
     shape = (1, m.hyper_channels, -(-stream.height // m.stride), -(-stream.width // m.stride))
-    z = range_coder.decode([stream.z], codec._z_rows(shape), codec.bundle.z_tables).reshape(shape)
-    scale_index, _ = codec._scales_and_means(z)
+    z = range_coder.decode([stream.z], z_rows(shape).ravel(), codec.bundle.z_tables).reshape(shape)
+    scale_index, _ = codec.networks.scales_and_means(z)
     y = range_coder.decode(stream.y, scale_index.ravel(), codec.bundle.y_tables)
     return z, y.reshape(scale_index.shape)
 
@@ -49,9 +49,8 @@ def test_any_size_comes_back(codec: Codec, size: tuple[int, int]) -> None:
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 8), st.integers(0, 99))
 def test_decoded_symbols_are_the_encoded_ones(codec: Codec, height: int, width: int, quality: int, seed: int) -> None:
     image = noise(height, width, seed)
-    y = codec._run("g_a", image=codec._pad([image]), gain=codec.bundle.gain[quality - 1 : quality])
-    z = codec._round_z(codec._run("h_a", y=y))
-    symbols, _ = codec._symbols(y, z)
+    ((y, z),) = codec.networks.analysed([image], quality)
+    symbols = codec.networks.symbols(y, *codec.networks.scales_and_means(z))
     found_z, found_y = decoded_symbols(codec, codec.encode(image, quality))
     assert np.array_equal(found_z, z)
     assert np.array_equal(found_y, symbols)
@@ -127,7 +126,7 @@ def test_a_hyper_latent_beyond_the_proof_is_corrupt(codec: Codec) -> None:
     assert codec.bundle.exact is not None
     shape = (1, codec.bundle.manifest.hyper_channels, 1, 1)
     z = np.full(shape, codec.bundle.exact.input_limit + 1, np.int32)
-    stream = range_coder.encode(z.ravel(), codec._z_rows(shape), codec.bundle.z_tables)[0]
+    stream = range_coder.encode(z.ravel(), z_rows(shape).ravel(), codec.bundle.z_tables)[0]
     data = bitstream.pack(Bitstream(codec.codec_id, 1, 5, 5, stream, (b"",), 0))
     with pytest.raises(CorruptFileError, match="hyper-latent"):
         codec.decode(data)

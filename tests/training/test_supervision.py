@@ -8,8 +8,9 @@ import torch
 
 from ugicm.training.clip import open_clip
 from ugicm.training.config import ConfigError, Supervision
+from ugicm.training.encoders import evenly
 from ugicm.training.mobilenet import pad_same
-from ugicm.training.supervision import SemanticDistance, evenly, map_distance, open_encoder
+from ugicm.training.supervision import SemanticDistance, map_distance, open_encoder
 
 SMALL_CLIP = {
     "embed_dim": 8,

@@ -76,7 +76,7 @@ def test_files_of_each_backend_decode_on_every_other() -> None:
         torch_runner(bundle.exact, torch.float64, 2, onednn=False),
     ):
         codecs.append(Codec(bundle, OnnxRuntime(threads=1)))
-        codecs[-1]._exact = run
+        codecs[-1].networks._opened.exact = run
     image = np.random.default_rng(3).integers(0, 256, (150, 200, 3), dtype=np.uint8)
     image[:, :100] = image[:1, :100] // 2  # something flat beside the noise
     for encoder in codecs:

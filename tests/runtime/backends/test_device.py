@@ -169,11 +169,11 @@ def test_symbols_beyond_16_bits_saturate(device_codec: Codec) -> None:
     zeros = np.zeros(shape, np.float32)
     anchor = np.ones((1, 1, 4, 4), np.float32)
     far = np.full(shape, -(2**31), np.int32)
-    found = np.asarray(device_codec._run("context", symbols=far, mean=zeros, anchor=anchor))
+    found = np.asarray(device_codec.networks.run("context", symbols=far, mean=zeros, anchor=anchor))
     limit = -(2.0**31) if device_codec.backend._graphs is None else -(2.0**15)
     np.testing.assert_array_equal(found, np.full(shape, limit, np.float32))
     values = np.linspace(-(2**15), 2**15 - 1, int(np.prod(shape))).astype(np.int32).reshape(shape)
-    found = np.asarray(device_codec._run("context", symbols=values, mean=zeros, anchor=anchor))
+    found = np.asarray(device_codec.networks.run("context", symbols=values, mean=zeros, anchor=anchor))
     np.testing.assert_array_equal(found, values)
 
 
@@ -207,6 +207,6 @@ def test_a_session_that_cannot_capture_runs_without(codec: Codec, caplog: pytest
         session = BoundSession(make, host.device, ("cpu", 0), "condition", capture=True)
     assert made == [True, False] and "runs without a CUDA graph" in caplog.text
     graph = DeviceGraph(host.device, session, "condition")
-    expected = codec._run("condition", beta=np.asarray([0.5], np.float32))
+    expected = codec.networks.run("condition", beta=np.asarray([0.5], np.float32))
     np.testing.assert_array_equal(np.asarray(graph({"beta": np.asarray([0.5], np.float32)})[0]), expected)
     assert made == [True, False]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugicm import Codec
+from ugicm.runtime.admission import admitted_runner
 from ugicm.runtime.graphs.tiles import Tiler, exact_reach, measured_reach, tiles
 
 
@@ -17,8 +18,7 @@ from ugicm.runtime.graphs.tiles import Tiler, exact_reach, measured_reach, tiles
 def tiled(codec: Codec) -> Codec:
     """The shipped codec with tiles of a fiftieth of a megapixel or so."""
     other = Codec(codec.bundle, codec.backend)
-    assert other._tiler is not None
-    other._tiler.work = 1.2e8
+    other.networks.tiler.work = 1.2e8
     return other
 
 
@@ -92,10 +92,10 @@ def test_scale_indexes_are_the_same_in_tiles(codec: Codec, height: int, width: i
     limit = exact.input_limit
     z = np.rint(rng.normal(0, 3, (1, exact.z_channels, height, width))).astype(np.int32)
     z[rng.random(z.shape) < 0.01] = rng.choice([-limit, limit])
-    whole, means = codec._scales_and_means(z)
-    assert codec._exact is not None
-    tiler = Tiler(codec.bundle.manifest, codec._run_whole, work)
-    found, found_means = tiler.exact(z, codec._exact, exact_reach(exact))
+    run = admitted_runner(codec.bundle, codec.backend)
+    whole, means = run(z)
+    tiler = Tiler(codec.bundle.manifest, codec.networks.whole, work)
+    found, found_means = tiler.exact(z, run, exact_reach(exact))
     assert np.array_equal(found, whole) and found.dtype == whole.dtype
     assert means is not None and np.array_equal(found_means, means)
 
@@ -103,14 +103,13 @@ def test_scale_indexes_are_the_same_in_tiles(codec: Codec, height: int, width: i
 def test_a_smaller_reach_than_that_of_the_exact_path_would_show(codec: Codec) -> None:
     exact = codec.bundle.exact
     assert exact is not None
-    codec._scales_and_means(np.zeros((1, exact.z_channels, 1, 1), np.int32))
-    assert codec._exact is not None
+    run = admitted_runner(codec.bundle, codec.backend)
     z = np.random.default_rng(0).integers(-9, 10, (1, exact.z_channels, 16, 16)).astype(np.int32)
-    tiler = Tiler(codec.bundle.manifest, codec._run_whole, 2e7)
+    tiler = Tiler(codec.bundle.manifest, codec.networks.whole, 2e7)
     reach = exact_reach(exact)
-    whole = codec._exact(z)[0]
-    assert np.array_equal(tiler.exact(z, codec._exact, reach)[0], whole)
-    assert not np.array_equal(tiler.exact(z, codec._exact, reach - 1)[0], whole)
+    whole = run(z)[0]
+    assert np.array_equal(tiler.exact(z, run, reach)[0], whole)
+    assert not np.array_equal(tiler.exact(z, run, reach - 1)[0], whole)
 
 
 def test_no_seam_in_either_view(codec: Codec, tiled: Codec, picture: np.ndarray) -> None:
@@ -136,12 +135,11 @@ def test_tiles_were_used(codec: Codec, tiled: Codec, picture: np.ndarray, monkey
     sizes: dict[str, set[tuple[int, ...]]] = {}
 
     def run(graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        out = Codec._run_whole(tiled, graph, inputs)
+        out = tiled.networks.whole(graph, inputs)
         sizes.setdefault(graph, set()).add(out.shape)
         return out
 
-    assert tiled._tiler is not None
-    monkeypatch.setattr(tiled._tiler, "_run", run)
+    monkeypatch.setattr(tiled.networks.tiler, "_run", run)
     tiled.decode(tiled.encode(picture))
     assert sizes["g_s"] and (1, 512, 512, 3) not in sizes["g_s"]
     for graph in ("g_a", "context"):

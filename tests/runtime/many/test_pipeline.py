@@ -92,7 +92,7 @@ class Recorded:
     def __init__(self, codec: Codec, patch: pytest.MonkeyPatch, files: int) -> None:
         self.sizes: list[int] = []
         lines: list[pipeline._Line] = []
-        prepare, run = pipeline._Line.__init__, codec._run_whole
+        prepare, run = pipeline._Line.__init__, codec.networks.whole
 
         def made(line: pipeline._Line, *arguments: Any) -> None:
             prepare(line, *arguments)
@@ -103,7 +103,7 @@ class Recorded:
                 return run(graph, inputs)
             size = max(array.shape[0] for array in inputs.values())
             deadline = time.monotonic() + 30
-            while not self.sizes and size + len(lines[0]._requests) < files and time.monotonic() < deadline:
+            while not self.sizes and size + len(lines[0]._waiting) < files and time.monotonic() < deadline:
                 time.sleep(0.005)
             self.sizes.append(size)
             if any(name == "image" and (array == 77).all((1, 2, 3)).any() for name, array in inputs.items()):
@@ -111,9 +111,8 @@ class Recorded:
             return run(graph, inputs)
 
         patch.setattr(pipeline._Line, "__init__", made)
-        patch.setattr(codec, "_run_whole", recorded)
-        if codec._tiler is not None:
-            patch.setattr(codec._tiler, "_run", recorded)
+        patch.setattr(codec.networks, "whole", recorded)
+        patch.setattr(codec.networks.tiler, "_run", recorded)
 
 
 def backend_of(kind: str, codec: Codec) -> Any:
@@ -165,18 +164,17 @@ def test_scale_indexes_and_means_do_not_depend_on_the_batch(codec: Codec, kind: 
     rng = np.random.default_rng(7)
     shape = (1, codec.bundle.manifest.hyper_channels, 3, 5)
     files = [np.rint(rng.normal(0, 4, shape)).astype(np.int32) for _ in range(4)]
-    for z, (rows, mean) in zip(files, pipeline._scales(other, files), strict=True):
-        expected_rows, expected_mean = codec._scales_and_means(z)
+    for z, (rows, mean) in zip(files, other.networks.scaled(files), strict=True):
+        expected_rows, expected_mean = codec.networks.scales_and_means(z)
         assert np.array_equal(rows, expected_rows)
         assert np.array_equal(np.asarray(mean), np.asarray(expected_mean))
 
 
 def test_a_batch_takes_no_more_than_a_large_image(codec: Codec) -> None:
     for height, width in ((64, 64), (512, 768), (2048, 2048)):
-        count = codec._images_at_once(height, width)
-        assert codec._tiler is not None
-        assert count == 1 or count * height * width <= codec._tiler.pixels
-    assert codec._images_at_once(64, 64) > 100
+        count = codec.networks.images_at_once(height, width)
+        assert count == 1 or count * height * width <= codec.networks.tiler.pixels
+    assert codec.networks.images_at_once(64, 64) > 100
 
 
 def test_a_worker_that_dies_costs_the_file_that_it_had(codec: Codec, files: list[Path]) -> None:
@@ -237,6 +235,8 @@ def test_shared_memory_is_given_back(codec: Codec, files: list[Path], monkeypatc
 
     monkeypatch.setattr(shared_memory.SharedMemory, "__init__", recorded)
     assert all(o.error is None for o in codec.decode_many(files, workers=0))
+    assert not made
+    assert all(o.error is None for o in codec.decode_many(files, workers=1))
     monkeypatch.undo()
     assert made
     for name in made:

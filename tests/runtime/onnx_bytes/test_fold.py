@@ -16,15 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
+from tests.runtime.steps import decoded_latents
 from tests.small import lively
 from ugicm import Codec
 from ugicm.export.graphs import export_graph
 from ugicm.export.ugicm import HeadGraph, ugicm_source
 from ugicm.models.ugicm import UGICM
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bundle import Bundle, GraphEntry
-from ugicm.runtime.codec import VIEWS_KEPT
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.codec import DEFAULT_QUALITY
 from ugicm.runtime.errors import BundleError, UgicError
+from ugicm.runtime.graphs.run import VIEWS_KEPT
+from ugicm.runtime.manifest import GraphEntry
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.fold import with_condition
 
@@ -312,11 +315,11 @@ def test_damaged_files_are_refused_or_rewritten(head: bytes, data: st.DataObject
 def test_views_are_those_of_the_general_graph(codec: Codec, photograph: np.ndarray, condition: str | float) -> None:
     data = codec.encode(photograph)
     folded = codec.decode(data, condition)
-    stream = codec._parse(data, "photo")
-    gain = codec.bundle.inverse_gain[stream.quality - 1 : stream.quality]
-    features = codec._run_whole("g_s_trunk", {"y_hat": codec._latents(stream, "photo"), "inverse_gain": gain})
+    gain = codec.bundle.inverse_gain[DEFAULT_QUALITY - 1 : DEFAULT_QUALITY]
+    y_hat = decoded_latents(codec, data)
+    features = codec.networks.whole("g_s_trunk", {"y_hat": y_hat, "inverse_gain": gain})
     general = BACKEND.load(codec.bundle.graph("g_s")[1], "g_s")
-    vector = codec._condition(condition)
+    vector = codec.condition(condition)
     expected = general({"features": features, "condition": vector})[0][0]
     assert apart(folded, expected) <= 1
     assert (folded != expected).mean() < 1e-3
@@ -326,15 +329,15 @@ def test_sessions_of_views_are_made_once_and_given_up(codec: Codec, photograph: 
     own = Codec(codec.bundle, codec.backend)
     data = own.encode(photograph[:64, :64])
     first = own.decode(data, 0.1)
-    (session,) = own._views_of.values()
+    (session,) = own.networks._opened.views.values()
     gone = weakref.ref(session)
-    assert np.array_equal(own.decode(data, 0.1), first) and list(own._views_of.values()) == [session]
+    assert np.array_equal(own.decode(data, 0.1), first) and list(own.networks._opened.views.values()) == [session]
     del session
     own.decode_views(data, ["human", "machine", 0.0, 1.0])  # two views by two names each
-    assert len(own._views_of) == 3 and gone() is not None
+    assert len(own.networks._opened.views) == 3 and gone() is not None
     for beta in np.linspace(0.2, 0.8, VIEWS_KEPT):
         own.decode(data, float(beta))
-        assert len(own._views_of) <= VIEWS_KEPT
+        assert len(own.networks._opened.views) <= VIEWS_KEPT
     gc.collect()
     assert gone() is None
     assert np.array_equal(own.decode(data, 0.1), first)

@@ -18,7 +18,7 @@ from ugicm.runtime import range_coder
 from ugicm.runtime.errors import CorruptFileError, UsageError
 from ugicm.runtime.processes import parallel_coder
 from ugicm.runtime.processes.parallel_coder import LEAST_SUBSTREAMS, ParallelCoder
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +170,8 @@ def test_a_codec_with_workers_writes_and_reads_the_same(
     expected = codec.encode(picture, 3)
     other = Codec.from_bundle(threads=1, entropy_workers=1)
     try:
-        assert other._coder is not None
-        other._coder.wait()
+        assert other.entropy_coder is not None
+        other.entropy_coder.wait()
         assert other.encode(picture, 3) == expected
         assert np.array_equal(other.decode(expected), codec.decode(expected))
     finally:

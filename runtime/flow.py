@@ -1,0 +1,183 @@
+"""How a file is coded, as generators that ask and do not know who answers.
+
+Coding alternates between networks and the range coder. A flow yields a `Run`, a `Read` or a `Write`, is sent the
+answer, and returns what was coded in the end. `Codec` answers one flow in a loop; `many.pipeline` answers those of many
+files at once, networks in one thread and the range coder in processes. A codec that decodes in twenty stages asks the
+same questions twenty times.
+
+encode: image → `g_a` → y → `h_a` → z → exact path → rows, means → context → symbols → range coder → bitstream
+decode: bitstream → z → exact path → rows, means → symbols → context → y_hat → `g_s` → image
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ugicm.runtime import bitstream
+from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.errors import CodecMismatchError, CorruptFileError, DesynchronisedError
+from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, check_image, least_bits, padded_size, z_rows
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Asks the networks: `Networks.work([argument], *options)[0]`, alone or with arguments of the same kind.
+
+    Attributes:
+        work: the name of a method of `graphs.run.Networks` that takes a list of arguments and gives a list of results.
+        argument: of this file.
+        options: what those of one kind share.
+        kind: equal for arguments that may run together; other files', too.
+        size: (height, width) in pixels of the padded image, which bounds how many may run together.
+    """
+
+    work: str
+    argument: Any
+    options: tuple[Any, ...]
+    kind: object
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """Asks the range coder for the int32 symbols, of the shape of `rows`, that are coded in substreams.
+
+    Attributes:
+        table: "y" or "z": whose tables.
+        streams: the substreams.
+        rows: the table row of each symbol.
+        name: what errors call the file.
+    """
+
+    table: str
+    streams: Sequence[bytes]
+    rows: np.ndarray
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """Asks the range coder for `count` substreams that hold int32 symbols by their table rows; `table` as of `Read`."""
+
+    table: str
+    symbols: np.ndarray
+    rows: np.ndarray
+    count: int
+
+
+Request = Run | Read | Write
+Flow = Generator[Request, Any, Answer]
+
+
+def drive(flow: Flow[Answer], answer: Callable[[Request], Any]) -> Answer:
+    """What a flow returns when `answer` gives it all that it asks."""
+    value = None
+    while True:
+        try:
+            request = flow.send(value)
+        except StopIteration as end:
+            result: Answer = end.value
+            return result
+        value = answer(request)
+
+
+def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
+    """An (H, W, 3) uint8 image to the bytes of a .ugic file of a legal quality.
+
+    Raises:
+        ImageError: not such an array.
+    """
+    height, width = check_image(image)
+    size = padded_size(height, width, bundle.manifest.stride)
+
+    def run(work: str, argument: Any, *options: Any) -> Run:
+        return Run(work, argument, options, (work, size, quality), size)
+
+    y, z = yield run("analysed", image, quality)
+    rows, mean = yield run("scaled", z)
+    symbols = yield run("quantised", (y, rows, mean))
+    del y, mean  # large
+    (z_stream,) = yield Write("z", z, z_rows(z.shape), 1)
+    y_streams = yield Write("y", symbols, rows, max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM)))
+    checksum = bitstream.symbol_checksum(z, symbols)
+    return bitstream.pack(Bitstream(bundle.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
+
+
+def decoding(
+    bundle: Bundle, data: bytes, name: str, vectors: Sequence[np.ndarray | None], device: str | None
+) -> Flow[list[np.ndarray]]:
+    """The bytes of a .ugic file to its images, (H, W, 3) uint8, one for each condition's vectors.
+
+    Raises:
+        What `Codec.decode` raises for a file.
+    """
+    stream = parse(bundle, data, name)
+    size = padded_size(stream.height, stream.width, bundle.manifest.stride)
+
+    def run(work: str, argument: Any, *options: Any) -> Run:
+        return Run(work, argument, options, (work, size, stream.quality), size)
+
+    z = yield from hyper_latents(bundle, stream, name)
+    rows, mean = yield run("scaled", z)
+    symbols = yield Read("y", stream.y, rows, name)
+    if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
+        raise DesynchronisedError(
+            f"{name}: intact, but its symbols are not those that were encoded; check this machine with ugicm verify"
+        )
+    y_hat = yield run("reconstructed", (symbols, mean))
+    del rows, mean, symbols  # large
+    images: list[np.ndarray] = yield run(
+        "synthesised", (y_hat, stream.height, stream.width), stream.quality, vectors, device
+    )
+    return images
+
+
+def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarray]:
+    """(1, Nz, H/64, W/64) int32 `z` of a parsed bitstream; of no channels without a hyperprior.
+
+    Raises:
+        CorruptFileError: a size that so few bytes cannot hold, or symbols out of range.
+    """
+    m = bundle.manifest
+    rows, columns = (math.ceil(n / m.stride) for n in (stream.height, stream.width))
+    bounding, tables = ([stream.z], bundle.z_tables) if m.hyper_channels else (stream.y, bundle.y_tables)
+    held = sum(map(len, bounding))
+    if rows * columns * least_bits(tables) > 8 * held + 64 * len(bounding):
+        raise CorruptFileError(
+            f"{name}: {held} bytes cannot hold {stream.width}×{stream.height} pixels; get the file again"
+        )
+    z: np.ndarray = yield Read("z", [stream.z], z_rows((1, m.hyper_channels, rows, columns)), name)
+    if bundle.exact and z.size and max(-int(z.min()), int(z.max())) > bundle.exact.input_limit:
+        raise CorruptFileError(f"{name}: a hyper-latent is out of range; get the file again")
+    return z
+
+
+def parse(bundle: Bundle, data: bytes, name: str) -> Bitstream:
+    """The bitstream of a file that a bundle can decode.
+
+    Raises:
+        PartError: a bundle of the encoder only.
+        CodecMismatchError: a file of another codec.
+        CorruptFileError: a quality that the codec does not have.
+        NotUgicError, VersionError, TruncatedError: see `bitstream.parse`.
+    """
+    bundle.graph("g_s")  # a bundle of the encoder refuses before any work
+    stream = bitstream.parse(data, name)
+    if stream.codec_id != bundle.codec_id:
+        raise CodecMismatchError(
+            f"{name}: made by codec {stream.codec_id.hex()}, but this bundle is {bundle.codec_id.hex()}; "
+            "name the right one with --bundle"
+        )
+    if stream.quality > bundle.manifest.qualities:
+        raise CorruptFileError(
+            f"{name}: quality {stream.quality} in a codec of {bundle.manifest.qualities}; get it again"
+        )
+    return stream

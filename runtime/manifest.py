@@ -1,0 +1,169 @@
+"""`manifest.json`: what a bundle is, and the name, size and SHA-256 of every other file of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ugicm.runtime.errors import BundleError, VersionError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTS = ("both", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """A graph of the bundle: its file and the names of its inputs and outputs."""
+
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`.
+
+    Attributes:
+        format: version of the bundle format.
+        architecture: e.g. "ugicm-fast".
+        codec_id: 16 hexadecimal digits; see `codec_id`.
+        part: "both", "encoder" or "decoder": which half the bundle holds.
+        precision: of the transforms, "fp32" or "int8"; the exact path is integer always.
+        stride: images are padded to multiples of it.
+        latent_stride, latent_channels, hyper_channels: geometry of `y` and `z`; `z` lies at `stride`. A codec
+            without a hyperprior has 0 hyper channels, no exact path, and a row of `y` tables for each channel.
+        qualities: legal qualities are 1..qualities.
+        conditions: name → beta; empty where the codec has one view only.
+        context: "checkerboard" where means are refined, else None.
+        context_digest: SHA-256 of the context's weights, "" where there is none.
+        graphs: name → entry.
+        proof: the largest possible |accumulator| of each layer of the exact path.
+        model: parameters and kMAC/pixel, for people.
+        files: file name → entry.
+    """
+
+    format: int
+    architecture: str
+    codec_id: str
+    part: str
+    precision: str
+    stride: int
+    latent_stride: int
+    latent_channels: int
+    hyper_channels: int
+    qualities: int
+    conditions: dict[str, float]
+    context: str | None
+    context_digest: str
+    graphs: dict[str, GraphEntry]
+    proof: list[dict[str, Any]]
+    model: dict[str, Any]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Canonical text: the same manifest gives the same bytes."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> Manifest:
+        """Parses and validates.
+
+        Raises:
+            VersionError: a format this release does not read.
+            BundleError: anything else that is wrong, by name.
+        """
+        try:
+            values = json.loads(text)
+            version = values["format"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BundleError(f"{where}: not a manifest; export the bundle again") from error
+        if version != FORMAT:
+            raise VersionError(
+                f"{where}: bundle format {version!r}, but this release reads {FORMAT}; export the bundle again"
+            )
+        try:
+            values["graphs"] = {
+                str(k): GraphEntry(_file_name(v["file"]), tuple(map(str, v["inputs"])), tuple(map(str, v["outputs"])))
+                for k, v in values["graphs"].items()
+            }
+            values["files"] = {
+                _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
+            }
+            values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
+            if any(entry.bytes < 0 for entry in values["files"].values()):
+                raise ValueError("a file has a negative size")
+            manifest = cls(**values)
+            manifest._check()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BundleError(f"{where}: malformed manifest ({short(error)}); export the bundle again") from error
+        return manifest
+
+    def _check(self) -> None:
+        numbers = (self.stride, self.latent_stride, self.latent_channels, self.hyper_channels + 1, self.qualities)
+        if not all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers) or self.qualities > 255:
+            raise ValueError("a size is out of range")
+        if self.stride % self.latent_stride or (not self.hyper_channels and self.stride != self.latent_stride):
+            raise ValueError("stride and latent_stride do not fit each other")
+        if self.part not in PARTS:
+            raise ValueError(f"unknown part {self.part!r}")
+        if self.context not in (None, "checkerboard"):
+            raise ValueError(f"unknown context {self.context!r}")
+        if len(self.codec_id) != 16 or len(bytes.fromhex(self.codec_id)) != 8:
+            raise ValueError("codec_id is not 16 hexadecimal digits")
+        for name in ("architecture", "precision", "context_digest"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a text")
+        if not isinstance(self.model, dict):
+            raise ValueError("model must be an object")
+        if not all(0 <= beta <= 1 for beta in self.conditions.values()):
+            raise ValueError("a condition lies outside 0 to 1")
+        for name, graph in self.graphs.items():
+            if graph.file not in self.files:
+                raise ValueError(f"graph {name} has no file")
+
+
+def _file_name(name: str) -> str:
+    if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name or name in (".", ".."):
+        raise ValueError(f"file name {name!r} leaves the bundle")
+    if not name.isprintable() or len(name) > 128:
+        raise ValueError(f"file name {name!r} is none that export writes")
+    return name
+
+
+def short(error: Exception) -> str:
+    """An exception's first words, on one line: it may quote whatever a file holds."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a bundle, without opening its other files.
+
+    Raises:
+        BundleError: there is none, or it is malformed.
+        VersionError: a format this release does not read.
+    """
+    where = path / MANIFEST
+    if where.is_symlink() or (where.exists() and not where.is_file()):
+        raise BundleError(f"{where}: is a symbolic link or no regular file; a bundle holds plain files only")
+    try:
+        with where.open("rb") as stream:
+            data = stream.read(2**22)
+    except OSError as error:
+        raise BundleError(f"{path}: not a bundle (no readable {MANIFEST}); export one with ugicm export") from error
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{where}: not a manifest; export the bundle again") from error
+    return Manifest.from_json(text, where)
