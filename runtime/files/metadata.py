@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 LARGEST = 16 << 20  # bytes of metadata that a file may hold
-_ORIENTATION, _EXIF, _GPS, _INTEROPERABILITY = 0x0112, 0x8769, 0x8825, 0xA005
+_ORIENTATION, _XMP, _EXIF, _GPS, _INTEROPERABILITY = 0x0112, 0x02BC, 0x8769, 0x8825, 0xA005
 _MAKER_NOTE, _COLOUR_SPACE, _WIDTH, _HEIGHT, _PADDING = 0x927C, 0xA001, 0xA002, 0xA003, 0xEA1C
 # Of the main directory, everything but how the pixels of the old file were stored: names, dates, rights, titles.
 _KEPT = frozenset(
@@ -99,6 +99,15 @@ def without_orientation(block: bytes) -> bytes:
     exif.load(block)
     del exif[_ORIENTATION]
     return bare(exif.tobytes())
+
+
+def with_xmp(block: bytes | None, xmp: bytes | None) -> Image.Exif:
+    """An EXIF block, intact, and an XMP packet as one directory, which is how a TIFF file holds them."""
+    exif = Image.Exif()
+    exif.load(block or b"")
+    if xmp:
+        exif[_XMP] = xmp
+    return exif
 
 
 def bare(block: bytes) -> bytes:

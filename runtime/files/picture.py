@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +140,7 @@ def _read(handle: BinaryIO, name: str, keep_profile: bool) -> Picture:
     inverted = False
     try:
         try:
-            image = _open(handle)
+            image = open_header(handle)
         except UnidentifiedImageError:
             if tiff is None:
                 raise ImageError(
@@ -152,7 +152,7 @@ def _read(handle: BinaryIO, name: str, keep_profile: bool) -> Picture:
                     "is not read; save it as 8-bit RGB"
                 ) from None
             handle, inverted = _black_is_zero(handle, tiff), True
-            image = _open(handle)
+            image = open_header(handle)
         check_size(*image.size, name=name)
         if image.format == "JPEG2000" and not _codestream_ends(handle):
             raise ImageError(f"{name}: truncated; {_ADVICE}")
@@ -178,7 +178,7 @@ def _read(handle: BinaryIO, name: str, keep_profile: bool) -> Picture:
         turned = 1
         notes.append("its damaged EXIF block is ignored")
     try:
-        found = samples(image, raw, lambda: _open(handle))
+        found = samples(image, raw, lambda: open_header(handle))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     if inverted or tiff is not None and image.format == "TIFF" and tiff.photometric == 0 and image.mode[:2] == "I;":
@@ -282,14 +282,14 @@ def _hidden_white(picture: Picture) -> Picture:
     return replace(picture, pixels=pixels)
 
 
-def _open(handle: BinaryIO) -> Image.Image:
+def open_header(handle: BinaryIO, formats: Sequence[str] = READ) -> Image.Image:
     """`Image.open`, which reads the header alone, without Pillow's own, smaller limit of pixels."""
     Image.init()
     handle.seek(0)
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_SIDE**2
         try:
-            return Image.open(handle, formats=[form for form in READ if form in Image.OPEN])
+            return Image.open(handle, formats=[form for form in formats if form in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
