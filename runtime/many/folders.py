@@ -1,7 +1,7 @@
 """A folder of files through several processes: found, named, worked on, reported; a run that was killed goes on.
 
-An output appears under its name when it is whole (`output.write_atomically`), so that "exists" means "done": what a
-run left undone is what the next one does.
+An output appears under its name when it is whole (`output.write_atomically`), so that what exists and is not older than
+its source is done: what a run left undone is what the next one does.
 """
 
 from __future__ import annotations
@@ -29,16 +29,9 @@ from typing import Any, Protocol
 from ugicm.runtime.commands.cli import printable
 from ugicm.runtime.errors import DiskError, OutputError, UgicError, UsageError
 from ugicm.runtime.files.output import remove_stale
+from ugicm.runtime.files.tree import Task, find_tasks, is_done
 
 _LINE_EVERY = 5.0  # seconds between lines of progress where there is no terminal
-
-
-@dataclass(frozen=True)
-class Task:
-    """One input and where its results go."""
-
-    source: Path
-    outputs: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -48,11 +41,13 @@ class Figures:
     Attributes:
         bytes_in, bytes_out: of the input and of all outputs.
         pixels: of the image.
+        carried: bytes of `bytes_out` that hold transparency and metadata.
     """
 
     bytes_in: int
     bytes_out: int
     pixels: int
+    carried: int = 0
 
 
 Work = Callable[[Path, tuple[Path, ...]], Figures]
@@ -76,7 +71,10 @@ class _Outcome:
 
 @dataclass
 class Summary:
-    """What a run did: `done`, `skipped` and `failed` count files, `failures` says why by file."""
+    """What a run did: `done`, `skipped` and `failed` count files, `failures` says why by file.
+
+    `ignored` counts the files of other suffixes.
+    """
 
     verb: str
     files: int = 0
@@ -87,9 +85,11 @@ class Summary:
     bytes_in: int = 0
     bytes_out: int = 0
     pixels: int = 0
+    carried: int = 0
     seconds: float = 0.0
     jobs: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @property
     def bpp(self) -> float | None:
@@ -102,69 +102,11 @@ class Summary:
         return Counter(failure["reason"] for failure in self.failures)
 
 
-def find_tasks(
-    folder: Path, out: Path, suffixes: Sequence[str], suffix: str, labels: Sequence[str]
-) -> tuple[list[Task], list[tuple[Path, str]], list[str]]:
-    """The files below a folder with one of some suffixes, in the order of their names.
-
-    Hidden files and folders and the output folder are left out. Links to files are followed, links to folders are not:
-    they may lead back.
-
-    Returns:
-        the tasks; the files that share an output's name with another, each with its error; what was left out, in words.
-
-    Raises:
-        UsageError: a folder cannot be read.
-    """
-    found: list[Task] = []
-    links = others = 0
-    avoided = os.path.realpath(out)
-    inside = avoided != os.path.realpath(folder)
-
-    def fail(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
-
-    for at, folders, files in os.walk(folder, onerror=fail):
-        here = Path(at)
-        links += sum((here / name).is_symlink() for name in folders)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and not (inside and os.path.realpath(here / name) == avoided)
-        )
-        for name in sorted(files):
-            if name.startswith(".") or Path(name).suffix.lower() not in suffixes:
-                others += 1
-                continue
-            target = out / here.relative_to(folder)
-            stem = Path(name).stem
-            names = [f"{stem}.{label}{suffix}" for label in labels] or [f"{stem}{suffix}"]
-            found.append(Task(here / name, tuple(target / name for name in names)))
-
-    claims: dict[str, list[Task]] = {}
-    for task in found:
-        for output in task.outputs:
-            claims.setdefault(os.path.normcase(output), []).append(task)
-    clashes: dict[Path, str] = {}
-    for tasks in claims.values():
-        for task in tasks if len(tasks) > 1 else ():
-            other = next(t for t in tasks if t is not task)
-            clashes[task.source] = (
-                f"{task.source}: another file has the same output name: {other.source}; rename one of them"
-            )
-    notes = []
-    if links:
-        notes.append(f"{links} linked folder{'s' * (links > 1)} not followed")
-    if others:
-        notes.append(f"{others} other file{'s' * (others > 1)} ignored")
-    return [t for t in found if t.source not in clashes], sorted(clashes.items()), notes
-
-
 def add_folder_options(parser: argparse.ArgumentParser) -> None:
     """What a verb understands where its input is a folder."""
     group = parser.add_argument_group("where the input is a folder")
     group.add_argument("--jobs", type=int, metavar="N", help="processes; default: one for each CPU")
-    group.add_argument("--force", action="store_true", help="do files again whose outputs exist")
+    group.add_argument("--force", action="store_true", help="do files again whose outputs are up to date")
     group.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -189,6 +131,7 @@ def run_folder(
     suffix: str,
     labels: Sequence[str],
     options: argparse.Namespace,
+    made_so: Callable[[Path], bool] | None = None,
 ) -> int:
     """Works on every file below a folder and prints a summary.
 
@@ -198,7 +141,8 @@ def run_folder(
         recipe: opened once by each process.
         suffixes: of inputs, lower case, with the dot.
         suffix, labels: of outputs; see `output.output_names`.
-        options: `output`, and what `add_folder_options` adds.
+        options: `output`, `suffix`, and what `add_folder_options` adds.
+        made_so: whether an output that exists is what this run would make; None where only its age can tell.
 
     Returns:
         0, or 2 if any file failed.
@@ -216,19 +160,21 @@ def run_folder(
         raise OutputError(f"{out}: cannot be created: its own parent folder does not exist; create that first")
     if jobs is not None and not 1 <= jobs <= 1024:
         raise UsageError(f"--jobs {jobs}: use a number from 1 to 1024")
-    tasks, clashes, notes = find_tasks(folder, out, suffixes, suffix, labels)
+    found = find_tasks(folder, out, suffixes, suffix, labels, options.suffix == "add")
+    tasks, clashes, notes = found.tasks, found.clashes, found.notes
     if not tasks and not clashes:
         raise UsageError(f"{folder}: no file in it ends in {', '.join(sorted(suffixes))}")
     targets = {output.parent for task in tasks for output in task.outputs}
     if stale := sum(map(remove_stale, targets)):
         notes.append(f"{stale} unfinished file{'s' * (stale > 1)} of a killed run removed")
 
-    summary = Summary(verb, files=len(tasks) + len(clashes))
+    ignored = {printable(kind): count for kind, count in sorted(found.ignored.items())}
+    summary = Summary(verb, files=len(tasks) + len(clashes), ignored=ignored)
     started = time.perf_counter()
-    wanted = [task for task in tasks if options.force or not all(map(os.path.isfile, task.outputs))]
+    wanted = [task for task in tasks if options.force or not is_done(task, made_so)]
     summary.skipped = len(tasks) - len(wanted)
     if summary.skipped:
-        notes.append(f"{summary.skipped} skipped, their outputs exist (--force does them again)")
+        notes.append(f"{summary.skipped} skipped, their outputs are up to date (--force does them again)")
     summary.jobs = min(jobs or _processors(), max(len(wanted), 1))
     interrupted = False
     with _progress(verb, len(wanted)) as (say, advance):
@@ -443,6 +389,7 @@ def _as_table(summary: Summary) -> str:
     rows += [(f"  {reason}", f"{count:,}") for reason, count in summary.reasons().most_common()]
     rows += [("not tried", f"{summary.not_tried:,}")] * bool(summary.not_tried)
     rows += [("bytes in", f"{summary.bytes_in:,}"), ("bytes out", f"{summary.bytes_out:,}")]
+    rows += [("  of them metadata and transparency", f"{summary.carried:,}")] * bool(summary.carried)
     if summary.bpp is not None:
         rows.append(("bits a pixel", f"{summary.bpp:.3f}"))
     rate = summary.done / summary.seconds if summary.seconds else 0
