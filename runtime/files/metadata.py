@@ -32,16 +32,19 @@ def orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def kept_exif(image: Image.Image, size: tuple[int, int], srgb: bool = True) -> bytes | None:
-    """The EXIF block of an image that was turned upright, TIFF header first; None where nothing of it is worth keeping.
+def kept_exif(image: Image.Image, size: tuple[int, int], srgb: bool = True, turned: bool = True) -> bytes | None:
+    """The EXIF block of an image, TIFF header first; None where nothing of it is worth keeping.
 
     Args:
         size: width and height of the picture now.
         srgb: whether its colours were converted to sRGB.
+        turned: whether its orientation was applied, and goes.
     """
     try:
         source = image.getexif()
         main = {tag: value for tag, value in source.items() if tag in _KEPT}
+        if not turned and (stored := orientation(image)) > 1:
+            main[_ORIENTATION] = stored
         private = dict(source.get_ifd(_EXIF))
         gps = dict(source.get_ifd(_GPS))
         for tag in (_MAKER_NOTE, _PADDING, _INTEROPERABILITY):
@@ -65,14 +68,14 @@ def marked_adobe_rgb(image: Image.Image) -> bool:
         return False
 
 
-def kept_xmp(image: Image.Image) -> bytes | None:
-    """The XMP packet of an image without its orientation and the blanks that packets are padded with."""
+def kept_xmp(image: Image.Image, turned: bool = True) -> bytes | None:
+    """The XMP packet of an image without the blanks that packets are padded with and, if `turned`, its orientation."""
     found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     packet = found.encode("utf-8", "surrogateescape") if isinstance(found, str) else found
     if not isinstance(packet, bytes):
         return None
     packet = packet.strip(b"\0 \r\n\t")
-    for pattern in _XMP_ORIENTATION:
+    for pattern in _XMP_ORIENTATION if turned else ():
         packet = pattern.sub(b"", packet)
     end = packet.rfind(b"<?xpacket end")
     if end > 0:

@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -87,15 +87,23 @@ def read_picture(source: Path | bytes, keep_profile: bool = False, name: str = "
             raise ImageError(f"{name}: not enough memory for its pixels; resize or split it") from None
 
 
-def of_image(image: Image.Image, raw: str = "") -> Picture:
-    """The picture of a loaded image of Pillow's, its colours and orientation as they are, its metadata left out.
+def of_image(image: Image.Image, icc: bytes | None) -> Picture:
+    """The picture of a loaded image of Pillow's, as it stands: not turned, its metadata left out.
+
+    Args:
+        icc: its profile. One of RGB is kept and not applied; one of grey or CMYK is applied, because RGB is coded; one
+            that cannot be applied is left out.
 
     Raises:
         ImageError: pixels without an agreed black and white.
     """
-    found = samples(image, raw)
-    notes = [f"{found.kind} converted to RGB"] if found.kind else []
-    return _hidden_white(Picture(_as_rgb(found.colour), found.alpha, notes=tuple(notes)))
+    found = samples(image, "ppm" if image.mode == "I" and image.format in ("PNG", "PPM") else "")
+    pixels = None
+    if icc and profiles.colour_space(icc) != "RGB":
+        with suppress(colour.ProfileError):
+            pixels = colour.to_srgb(found.colour, icc)
+        icc = None
+    return _hidden_white(Picture(_as_rgb(found.colour) if pixels is None else pixels, found.alpha, icc))
 
 
 def check_size(width: int, height: int, name: str) -> None:
