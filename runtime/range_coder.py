@@ -151,7 +151,7 @@ class SubstreamEncoder:
     def entries(self, entries: NDArray[np.int32], model: Any) -> None:
         """Code entries of a row of two or more that are none of the tables'."""
         self._encoder.encode(entries, model)
-        self._coded = True
+        self._coded = self._coded or entries.size > 0
 
     def symbols(self, symbols: NDArray[np.int32], rows: Rows) -> None:
         """Code 1-D int32 symbols by their rows. Raises ValueError for a symbol of a skipped row that is not zero."""
@@ -205,6 +205,8 @@ class SubstreamDecoder:
 
     def entries(self, count: int, model: Any) -> NDArray[np.int32]:
         """The next `count` entries of a row that is none of the tables'."""
+        if not count:
+            return np.zeros(0, np.int32)
         decoder = self._parts[3]
         try:
             entries: NDArray[np.int32] = decoder.decode(model, count)
