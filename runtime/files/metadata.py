@@ -96,12 +96,15 @@ def exif_orientation(block: bytes | None) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def without_orientation(block: bytes) -> bytes:
-    """An EXIF block, intact, without its orientation."""
-    exif = Image.Exif()
-    exif.load(block)
-    del exif[_ORIENTATION]
-    return bare(exif.tobytes())
+def without_orientation(block: bytes) -> bytes | None:
+    """An EXIF block without its orientation; None where it cannot be written again."""
+    try:
+        exif = Image.Exif()
+        exif.load(block)
+        del exif[_ORIENTATION]
+        return bare(exif.tobytes())
+    except Exception:  # Pillow reads values that it cannot write.
+        return None
 
 
 def with_xmp(block: bytes | None, xmp: bytes | None) -> Image.Exif:

@@ -1,4 +1,4 @@
-"""What fuzzing runs: any bytes as a file, as a manifest or as a bundle's arrays."""
+"""What fuzzing runs: any bytes as a file, as its sections, as a manifest, as a bundle's arrays or as a picture."""
 
 from __future__ import annotations
 
@@ -12,19 +12,36 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+from PIL import Image
 
+from tests.runtime.files import makers
 from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle, read_arrays
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files import picture, profiles, sections
+from ugicm.runtime.files.images import picture_bytes
+from ugicm.runtime.files.picture import Picture
 from ugicm.runtime.manifest import MANIFEST, Manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
-KINDS = ("a file", "a file, its checksum mended", "a manifest", "tables.npz", "exact.npz", "edits of a bundle's arrays")
+KINDS = (
+    "a file",
+    "a file, its checksum mended",
+    "a manifest",
+    "tables.npz",
+    "exact.npz",
+    "edits of a bundle's arrays",
+    "sections of a file",
+    "a picture",
+)
+_LARGEST = 1 << 20  # pixels of a picture: larger ones take memory and show nothing more
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 _EDIT = 8  # bytes of an edit: array, operation, 16 bits of position, 32 bits of value
 _TYPES = ("<u4", "<i4", "<f4", "<f8", "<i2", "|i1", "<U1", "|S1", "<c8", "|b1", "<u8", ">i4", "<M8[s]", "|V3")
 _NUMBERS = (np.nan, np.inf, -np.inf, 0.0, 1e38, -1.0, 2.0**31, 2.0**24)
@@ -72,6 +89,10 @@ def attack(data: bytes) -> str:
             elif kind == 2:
                 manifest = Manifest.from_json(payload.decode("utf-8", "replace"), Path(MANIFEST))
                 _use(manifest, {name: contents.get(name, b"") for name in manifest.files}, files[2])
+            elif kind == 6:
+                _carry(files[0], payload)
+            elif kind == 7:
+                _read(payload)
             else:
                 names = ("tables.npz", "exact.npz")
                 changed = {names[kind - 3]: payload} if kind < 5 else _edited({n: contents[n] for n in names}, payload)
@@ -87,6 +108,37 @@ def _decode(codec: Codec, data: bytes) -> None:
     stream = bitstream.parse(data)
     assert bitstream.pack(stream) == data, "two files of one content"
     assert codec.decode(data, "machine").shape == (stream.height, stream.width, 3)
+
+
+def _carry(file: bytes, payload: bytes) -> None:
+    """A file with some sections, each a byte of type, two of length and so many more, decoded and written again."""
+    found: dict[int, bytes] = {}
+    form, at = _FORMATS[payload[0] % len(_FORMATS)] if payload else "PNG", 1
+    while at + 3 <= len(payload):
+        length = int.from_bytes(payload[at + 1 : at + 3], "little")
+        found[max(1, payload[at])] = payload[at + 3 : at + 3 + length]
+        at += 3 + length
+    carried = tuple(bitstream.Section(kind, data) for kind, data in sorted(found.items()))
+    data = bitstream.pack(replace(bitstream.parse(file), sections=carried))
+    stream = bitstream.parse(data)
+    assert bitstream.pack(stream) == data, "two files of one content"
+    extras = sections.extras_of(stream)
+    assert extras.alpha is None or extras.alpha.shape == (stream.height, stream.width)
+    pixels = np.zeros((stream.height, stream.width, 3), np.uint8)
+    view = Picture(pixels, extras.alpha, extras.icc, extras.exif, extras.xmp)
+    assert picture_bytes(view, form, Path("view"))
+
+
+def _read(payload: bytes) -> None:
+    with patch.object(picture, "MAX_PIXELS", _LARGEST):
+        found = picture.read_picture(payload[1:], keep_profile=bool(payload[0] & 1) if payload else False)
+    height, width, channels = found.pixels.shape
+    assert channels == 3 and found.pixels.dtype == np.uint8
+    assert found.alpha is None or found.alpha.shape == (height, width)
+    tiny = bitstream.Bitstream(bytes(8), 1, width, height, b"", (b"",), 0)
+    back = bitstream.parse(sections.attach(bitstream.pack(tiny), found))
+    alpha = sections.extras_of(back).alpha
+    assert (alpha is None) == (found.alpha is None) and (alpha is None or (alpha == found.alpha).all())
 
 
 def _use(manifest: Manifest, contents: dict[str, bytes], file: bytes) -> None:
@@ -164,4 +216,39 @@ def seeds() -> list[bytes]:
     manifest = json.dumps(json.loads(contents[MANIFEST]), separators=(",", ":"))
     found += [b"\2" + manifest.encode(), b"\3" + small[0], b"\4" + small[1]]
     found += [bytes([5, array]) + edit[1:] for array in range(27)]
-    return found + [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in range(8)]
+    found += [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in range(8)]
+    return found + _seeds_of_sections(bitstream.parse(files[0])) + [b"\7" + data for data in _seeds_of_pictures()]
+
+
+def _seeds_of_sections(stream: bitstream.Bitstream) -> list[bytes]:
+    exif = Image.Exif()
+    exif[271], exif[274] = "A maker", 6
+    alpha = np.arange(stream.width * stream.height).reshape(stream.height, stream.width).astype(np.uint8)
+    profile = profiles.make_profile("Display P3", profiles.P3, profiles.SRGB_CURVE)
+    bodies = [(1, sections.encode_alpha(alpha)), (2, profile), (4, exif.tobytes()[6:]), (6, b"<x/>"), (8, b"new")]
+    whole = [bytes([kind]) + len(body).to_bytes(2, "little") + body for kind, body in bodies]
+    choices = [*([part] for part in whole), [whole[1], whole[2], whole[3]], whole]
+    return [bytes([6, form]) + b"".join(parts) for form, parts in enumerate(choices)]
+
+
+def _seeds_of_pictures() -> list[bytes]:
+    profile = profiles.make_profile("Display P3", profiles.P3, profiles.SRGB_CURVE)
+    exif = Image.Exif()
+    exif[271], exif[274] = "A maker", 6
+    deep = np.arange(48, dtype=np.uint16).reshape(4, 4, 3) * 1300
+    found = [
+        makers.png(deep, makers.iccp(profile), transparent=bytes(6)),
+        makers.png(deep, makers.chunk(b"cICP", bytes([9, 16, 0, 1])), makers.chunk(b"eXIf", exif.tobytes()[6:])),
+        makers.png(deep[..., 0], makers.gama(1.0)),
+        makers.png(deep[..., :2]),
+        makers.tiff(deep, ">", more={34675: (7, profile), 274: (3, b"\0\6")}),
+        makers.tiff(deep[..., 0], photometric=0),
+        makers.tiff(deep.astype(np.float32)),
+    ]
+    image = Image.fromarray((deep >> 8).astype(np.uint8)).resize((16, 16))
+    for form in ("JPEG", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "QOI", "ICO", "PPM"):
+        buffer = io.BytesIO()
+        options = {"exif": exif.tobytes(), "icc_profile": profile} if form in ("JPEG", "WEBP", "AVIF") else {}
+        image.save(buffer, form, **options)
+        found.append(buffer.getvalue())
+    return [bytes([i & 1]) + data for i, data in enumerate(found)]
