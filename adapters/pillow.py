@@ -56,6 +56,7 @@ class UgicImageFile(ImageFile.ImageFile):
     n_frames = 1
     is_animated = False
     _condition: str | float | None = None
+    _waits = False  # for `load`
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -76,6 +77,7 @@ class UgicImageFile(ImageFile.ImageFile):
         for key, kind in (("icc_profile", bitstream.ICC_PROFILE), ("exif", bitstream.EXIF), ("xmp", bitstream.XMP)):
             if kind in held:
                 self.info[key] = held[kind]
+        self._waits = True
         try:
             self.condition = os.environ.get(VARIABLE) or None
         except ConditionError as error:
@@ -93,7 +95,7 @@ class UgicImageFile(ImageFile.ImageFile):
 
     @condition.setter
     def condition(self, value: str | float | None) -> None:
-        if self._im is not None:
+        if not self._waits:
             raise ValueError("the image is decoded already; open the file again for another condition")
         found = parse_condition(None if value is None else str(value))
         if len(found) != 1:
@@ -105,9 +107,11 @@ class UgicImageFile(ImageFile.ImageFile):
 
     def load(self) -> Any:
         """Decodes, once. Raises OSError for a damaged file, ValueError for a closed one."""
-        if self.tile and self.fp is None and self._im is None:
+        if self.tile and self.fp is None:
             raise ValueError("Operation on closed image")
-        return super().load()
+        pixels = super().load()
+        self._waits = False
+        return pixels
 
     def load_seek(self, pos: int) -> None:
         """Its being here tells `ImageFile.Parser` that the file cannot be decoded piece by piece."""

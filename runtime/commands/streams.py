@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from ugicm.runtime.errors import UsageError
+from ugicm.runtime.errors import OutputError, UsageError
 
 STANDARD = Path("-")
 
@@ -31,6 +32,14 @@ def check_standard_output(inputs: int, outputs: int) -> None:
 
 
 def write_standard(data: bytes) -> None:
-    """Write a result to standard output."""
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    """Write a result to standard output. Raises OutputError where it does not take it."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in its buffer
+        raise OutputError(
+            f"-: standard output cannot be written: {error.strerror or error}; redirect it elsewhere"
+        ) from error

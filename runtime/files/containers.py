@@ -7,12 +7,28 @@ itself has no facts.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 _CHUNKS = 4096  # of a PNG file before its pixels
 _BOXES = 4096  # of an AVIF file
 _HEAD = 1 << 16  # bytes of an AVIF or JPEG 2000 file that are looked at
+LARGEST_HEAD = 1 << 20  # of one whose profile is looked for
+_CONTAINERS = {b"iprp": 0, b"ipco": 0, b"meta": 4, b"jp2h": 0}  # bytes before the boxes in them
+# Kinds of files that people have and that are not read: where it begins, what with, and what to say.
+_UNREAD = (
+    (4, b"ftyphei", "a HEIC file, which is not read; save it as JPEG or AVIF"),
+    (4, b"ftyphev", "a HEIC file, which is not read; save it as JPEG or AVIF"),
+    (4, b"ftypmif1", "a HEIF file, which is not read; save it as JPEG or AVIF"),
+    (0, b"\xff\x0a", "a JPEG XL file, which is not read; save it as PNG"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL file, which is not read; save it as PNG"),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR file: floating-point pixels have no agreed white; save it with 8 or 16 bits"),
+    (0, b"#?RADIANCE", "a Radiance file: floating-point pixels have no agreed white; save it with 8 or 16 bits"),
+    (0, b"PF\n", "floating-point pixels have no agreed white; save it with 8 or 16 bits"),
+    (0, b"8BPS", "a Photoshop document, which is not read; save it as PNG"),
+    (0, b"%PDF", "a PDF document, not an image; save its pages as PNG"),
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,13 @@ class Codepoints:
 
     primaries: int
     transfer: int
+
+
+def unread_kind(handle: BinaryIO) -> str:
+    """What a file is that is known and not read, with what to do about it; an empty string for others."""
+    handle.seek(0)
+    start = handle.read(32)
+    return next((words for at, magic, words in _UNREAD if start[at:].startswith(magic)), "")
 
 
 def png_codepoints(handle: BinaryIO) -> Codepoints | None:
@@ -40,9 +63,27 @@ def png_codepoints(handle: BinaryIO) -> Codepoints | None:
 
 def avif_facts(handle: BinaryIO) -> tuple[Codepoints | None, int]:
     """The code points (box `colr` of type nclx) and the bits a channel (box `av1C`) of an AVIF file."""
-    handle.seek(0)
-    data = handle.read(_HEAD)
     codepoints, bits = None, 8
+    for kind, body in _boxes(handle, _HEAD):
+        if kind == b"colr" and body[:4] == b"nclx" and len(body) >= 8:
+            codepoints = codepoints or Codepoints(*struct.unpack_from(">HH", body, 4))
+        elif kind == b"av1C" and len(body) >= 3 and body[2] & 0x40:  # high_bitdepth, then twelve_bit
+            bits = max(bits, 12 if body[2] & 0x20 else 10)
+    return codepoints, bits
+
+
+def jpeg_2000_profile(handle: BinaryIO) -> bytes | None:
+    """The ICC profile of a JP2 file (box `colr`; ISO/IEC 15444-1, I.5.3.3), which Pillow does not pass on."""
+    for kind, body in _boxes(handle, LARGEST_HEAD):
+        if kind == b"colr" and len(body) > 3 and body[0] in (2, 3):
+            return body[3:]
+    return None
+
+
+def _boxes(handle: BinaryIO, most: int) -> Iterator[tuple[bytes, bytes]]:
+    """Types and contents of the boxes in the first bytes of a file, and in those that describe its picture."""
+    handle.seek(0)
+    data = handle.read(most)
     ranges = [(0, len(data))]
     for _ in range(_BOXES):
         if not ranges:
@@ -53,15 +94,10 @@ def avif_facts(handle: BinaryIO) -> tuple[Codepoints | None, int]:
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         stop = min(end, at + size) if size >= 8 else end
         ranges.append((stop, end))
-        if kind in (b"iprp", b"ipco"):
-            ranges.append((at + 8, stop))
-        elif kind == b"meta":
-            ranges.append((at + 12, stop))
-        elif kind == b"colr" and data[at + 8 : at + 12] == b"nclx" and stop - at >= 16:
-            codepoints = codepoints or Codepoints(*struct.unpack_from(">HH", data, at + 12))
-        elif kind == b"av1C" and stop - at >= 11 and data[at + 10] & 0x40:  # high_bitdepth, then twelve_bit
-            bits = max(bits, 12 if data[at + 10] & 0x20 else 10)
-    return codepoints, bits
+        if kind in _CONTAINERS:
+            ranges.append((at + 8 + _CONTAINERS[kind], stop))
+        elif kind in (b"colr", b"av1C"):
+            yield kind, data[at + 8 : stop]
 
 
 def jpeg_2000_bits(handle: BinaryIO) -> int:

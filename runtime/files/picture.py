@@ -150,6 +150,8 @@ def _read(handle: BinaryIO, name: str, keep_profile: bool) -> Picture:
         try:
             image = open_header(handle)
         except UnidentifiedImageError:
+            if words := containers.unread_kind(handle):
+                raise ImageError(f"{name}: {words}") from None
             if tiff is None:
                 raise ImageError(
                     f"{name}: not an image of a known kind, or its first bytes are damaged; {_ADVICE}"
@@ -217,7 +219,7 @@ def _upright_srgb(
     alpha = found.alpha
     if alpha is None and image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         notes.append("alpha without effect dropped")
-    pixels, icc = _colours(image, found.colour, codepoints, keep_profile, notes)
+    pixels, icc = _colours(image, handle, found.colour, codepoints, keep_profile, notes)
     if turned > 1:
         pixels = upright(pixels, turned)
         alpha = None if alpha is None else np.ascontiguousarray(upright(alpha, turned))
@@ -235,6 +237,7 @@ def _upright_srgb(
 
 def _colours(
     image: Image.Image,
+    handle: BinaryIO,
     values: np.ndarray,
     codepoints: containers.Codepoints | None,
     keep_profile: bool,
@@ -242,6 +245,8 @@ def _colours(
 ) -> tuple[np.ndarray, bytes | None]:
     """uint8 (H, W, 3) pixels and the profile that they keep."""
     icc: bytes | None = image.info.get("icc_profile") or None
+    if image.format == "JPEG2000":
+        icc = icc or containers.jpeg_2000_profile(handle)
     word = "colour profile"
     try:
         hdr = colour.HDR.get(codepoints.transfer) if codepoints else None

@@ -142,6 +142,17 @@ def test_standard_input_and_output(tmp_path: Path, photograph: np.ndarray, codec
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_one_line(photograph: np.ndarray) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ugicm", "encode", "-", "-o", "-"],
+            cwd=ROOT, input=png(photograph), stdout=full, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"error: -: standard output cannot be written: No space left")
+
+
 def test_a_file_may_be_called_a_dash(
     tmp_path: Path, photograph: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
