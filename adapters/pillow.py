@@ -163,6 +163,7 @@ class UgicDecoder(ImageFile.PyDecoder):
 
     def _check_same(self, stream: Bitstream, codec_id: str, name: str) -> None:
         mode = "RGBA" if any(section.type == ALPHA for section in stream.sections) else "RGB"
+        assert self.im is not None
         if (self.mode, codec_id) != (mode, stream.codec_id.hex()) or self.im.size != (stream.width, stream.height):
             raise CorruptFileError(f"{name}: changed since it was opened; open it again")
 

@@ -161,7 +161,7 @@ def _decode(options: argparse.Namespace) -> int:
     folder = None if standard else output_folder(options.files, options.output)
     if standard:
         streams.check_standard_output(len(options.files), len(conditions))
-        names = [(streams.STANDARD,)]
+        names: list[tuple[Path, ...]] = [(streams.STANDARD,)]
     else:
         names = output_names(options.files, options.output, suffix, labels, options.suffix == "add")
         if options.format and folder is None and check_suffix(names[0][0]) != form:

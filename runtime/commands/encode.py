@@ -191,7 +191,7 @@ def _encode(options: argparse.Namespace) -> int:
     folder = None if standard else output_folder(options.images, options.output)
     if standard:
         streams.check_standard_output(len(options.images), 1)
-        names = [(streams.STANDARD,)]
+        names: list[tuple[Path, ...]] = [(streams.STANDARD,)]
     else:
         names = output_names(options.images, options.output, ".ugic", add=options.suffix == "add")
     codec = Codec.from_bundle(
