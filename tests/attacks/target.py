@@ -1,4 +1,4 @@
-"""What fuzzing runs: any bytes as a file, as its sections, as a manifest, as a bundle's arrays or as a picture."""
+"""What fuzzing runs: any bytes as a file, its sections, a staged substream, a manifest, arrays or a picture."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bitstream import Guard, Section
 from ugicm.runtime.bundle import Bundle, read_arrays
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.files import picture, profiles, sections
 from ugicm.runtime.files.images import picture_bytes
 from ugicm.runtime.files.picture import Picture
+from ugicm.runtime.guard import Rounding
 from ugicm.runtime.manifest import MANIFEST, Manifest
+from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 KINDS = (
@@ -37,6 +40,7 @@ KINDS = (
     "tables.npz",
     "exact.npz",
     "edits of a bundle's arrays",
+    "a staged substream",
     "sections of a file",
     "a picture",
 )
@@ -90,8 +94,11 @@ def attack(data: bytes) -> str:
                 manifest = Manifest.from_json(payload.decode("utf-8", "replace"), Path(MANIFEST))
                 _use(manifest, {name: contents.get(name, b"") for name in manifest.files}, files[2])
             elif kind == 6:
-                _carry(files[0], payload)
+                symbols, written = _read_staged(payload)
+                assert _read_staged(written)[0] == symbols, "other symbols are written than were read"
             elif kind == 7:
+                _carry(files[0], payload)
+            elif kind == 8:
                 _read(payload)
             else:
                 names = ("tables.npz", "exact.npz")
@@ -139,6 +146,31 @@ def _read(payload: bytes) -> None:
     back = bitstream.parse(sections.attach(bitstream.pack(tiny), found))
     alpha = sections.extras_of(back).alpha
     assert (alpha is None) == (found.alpha is None) and (alpha is None or (alpha == found.alpha).all())
+
+
+def _read_staged(data: bytes) -> tuple[list[int], bytes]:
+    """Two bytes of a guard, then a substream of three stages, each of whose indexes depend on the symbols before it.
+
+    Returns the symbols, and the same data as an encoder writes it.
+    """
+    guard, tables = Guard(8 + sum(data[:1]) % 13, 32 + sum(data[1:2])), prepare()[0].bundle.y_tables
+    rounding, decoder = Rounding(guard, tables.lengths == 0), StagedDecoder(data[2:], tables, "x.ugic")
+    encoder, symbols = StagedEncoder(tables), np.zeros(300, np.int32)
+    found: list[int] = []
+    for _ in range(3):
+        s = _indexes(symbols)
+        shifts = decoder.shifts(-(-s.size // guard.block))
+        rows = rounding.rows(s, shifts, "x.ugic")
+        symbols = decoder.symbols(rows)
+        found += symbols.tolist()
+        encoder.shifts(shifts)
+        encoder.symbols(symbols, rows)  # refuses a symbol of a skipped row
+    decoder.finish()
+    return found, data[:2] + encoder.finish()
+
+
+def _indexes(before: np.ndarray) -> np.ndarray:
+    return (30 + 36 * np.sin(0.37 * np.arange(before.size) + before / 100)).astype(np.float32)
 
 
 def _use(manifest: Manifest, contents: dict[str, bytes], file: bytes) -> None:
@@ -200,6 +232,21 @@ def _edited(contents: dict[str, bytes], edits: bytes) -> dict[str, bytes]:
     return out
 
 
+def _staged_seed(bits: int, block: int) -> bytes:
+    tables = prepare()[0].bundle.y_tables
+    rounding, encoder = Rounding(Guard(bits, block), tables.lengths == 0), StagedEncoder(tables)
+    before = np.zeros(300, np.int32)
+    for stage in range(3):
+        s = _indexes(before)
+        shifts = rounding.shifts(s)
+        rows = rounding.rows(s, shifts)
+        before = np.where(tables.lengths[rows] > 0, (np.arange(s.size) * 7 + stage) % 5 - 2, 0).astype(np.int32)
+        before[np.argmax(rows)] = 1000 * stage
+        encoder.shifts(shifts)
+        encoder.symbols(before, rows)
+    return bytes([bits - 8, block - 32]) + encoder.finish()
+
+
 def seeds() -> list[bytes]:
     """Inputs to start from: of each kind a whole one, small."""
     codec, contents, files = prepare()
@@ -213,11 +260,17 @@ def seeds() -> list[bytes]:
         small.append(buffer.getvalue())
     edit = bytes([3, 0, 1, 0, 0, 0, 1, 0])
     found = [bytes([0]) + file for file in files[::2]] + [bytes([1]) + file[:-4] for file in files[::2]]
+    stream = bitstream.parse(files[2])
+    carried = (Section(bitstream.ALPHA, b"a"), Section(bitstream.ICC_PROFILE, b"icc"))
+    for guard, extra in ((Guard(12, 1024), ()), (None, carried), (Guard(8, 32), carried)):
+        packed = bitstream.pack(replace(stream, guard=guard, sections=extra))
+        found += [bytes([0]) + packed, bytes([1]) + packed[:-4]]
+    found += [b"\6" + _staged_seed(12, 256), b"\6" + _staged_seed(8, 32)]
     manifest = json.dumps(json.loads(contents[MANIFEST]), separators=(",", ":"))
     found += [b"\2" + manifest.encode(), b"\3" + small[0], b"\4" + small[1]]
     found += [bytes([5, array]) + edit[1:] for array in range(27)]
     found += [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in range(8)]
-    return found + _seeds_of_sections(bitstream.parse(files[0])) + [b"\7" + data for data in _seeds_of_pictures()]
+    return found + _seeds_of_sections(bitstream.parse(files[0])) + [b"\x08" + data for data in _seeds_of_pictures()]
 
 
 def _seeds_of_sections(stream: bitstream.Bitstream) -> list[bytes]:
@@ -228,7 +281,7 @@ def _seeds_of_sections(stream: bitstream.Bitstream) -> list[bytes]:
     bodies = [(1, sections.encode_alpha(alpha)), (2, profile), (4, exif.tobytes()[6:]), (6, b"<x/>"), (8, b"new")]
     whole = [bytes([kind]) + len(body).to_bytes(2, "little") + body for kind, body in bodies]
     choices = [*([part] for part in whole), [whole[1], whole[2], whole[3]], whole]
-    return [bytes([6, form]) + b"".join(parts) for form, parts in enumerate(choices)]
+    return [bytes([7, form]) + b"".join(parts) for form, parts in enumerate(choices)]
 
 
 def _seeds_of_pictures() -> list[bytes]:
