@@ -1,8 +1,9 @@
 """`import ugicm.adapters.pillow`, and Pillow opens and saves .ugic files.
 
-Opening reads the header alone: size and `info` (`bpp`, `codec_id`, `quality`, `condition`) are there at once, pixels
-are decoded when something asks for them. The condition is the attribute `condition` of an image that is not loaded
-yet, or, for programs that only open files, the environment variable UGICM_CONDITION.
+Opening a file without sections reads its header alone: size, mode and `info` (`bpp`, `codec_id`, `quality`,
+`condition`, and where the file has them `icc_profile`, `exif`, `xmp`) are there at once, pixels are decoded when
+something asks for them. The condition is the attribute `condition` of an image that is not loaded yet, or, for programs
+that only open files, the environment variable UGICM_CONDITION. UGICM_THREADS is the number of threads of the codec.
 
     import ugicm.adapters.pillow
     from PIL import Image
@@ -11,6 +12,9 @@ yet, or, for programs that only open files, the environment variable UGICM_CONDI
     image = Image.open("photo.ugic")
     image.condition = "machine"
     image.save("view.png")
+
+Pixels are saved as they are, not turned and not converted to sRGB, as by Pillow's own formats: orientation and profile
+travel in `exif` and `icc_profile`. Transparency is kept, 16-bit grey becomes 8-bit.
 
 Faults in a file are OSErrors, as Pillow's own, with the message of `ugicm.runtime.errors`. Pillow has no entry points
 by which an installed package could register itself: the import is needed. And Pillow empties a file that exists before
@@ -27,46 +31,57 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from ugicm.runtime.bitstream import HEADER_BYTES, MAGIC, read_header
+from ugicm.runtime import bitstream
+from ugicm.runtime.bitstream import ALPHA, HEADER_BYTES, MAGIC, Bitstream, read_header
 from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.commands.decode import parse_condition
-from ugicm.runtime.errors import ConditionError, UgicError
+from ugicm.runtime.errors import ConditionError, CorruptFileError, ImageError, UgicError
+from ugicm.runtime.files import colour, metadata, sections
+from ugicm.runtime.files.picture import Picture, of_image
 
 if TYPE_CHECKING:
     from ugicm.runtime.codec import Codec
 
 FORMAT = "UGIC"
 VARIABLE = "UGICM_CONDITION"
-_CONVERTED = ("1", "L", "P", "RGBX", "CMYK", "YCbCr")  # the others lose what a .ugic file cannot hold
+THREADS = "UGICM_THREADS"
+_DECODER = "ugic"
 
 
 class UgicImageFile(ImageFile.ImageFile):
-    """A .ugic file, an RGB image that is decoded when it is loaded."""
+    """A .ugic file, an RGB or RGBA image that is decoded when it is loaded."""
 
     format = FORMAT
     format_description = "Learned image codec"
+    n_frames = 1
+    is_animated = False
     _condition: str | float | None = None
-    _decoded = False
+    _waits = False  # for `load`
 
     def _open(self) -> None:
         assert self.fp is not None
         start = self.fp.read(HEADER_BYTES)
-        name = os.fsdecode(self.filename) or "<bytes>"
+        name = _name(self.filename)
         try:
             header = read_header(start, name)
-            self.condition = os.environ.get(VARIABLE) or None
-        except ConditionError as error:
-            raise OSError(f"{VARIABLE}: {error}") from error
+            stream = None if start[len(MAGIC)] == 1 else bitstream.parse(start + self.fp.read(), name)
         except UgicError as error:
             raise OSError(str(error)) from error
-        self._mode = "RGB"
+        held = {section.type: section.data for section in stream.sections} if stream else {}
+        self._mode = "RGBA" if ALPHA in held else "RGB"
         self._size = (header.width, header.height)
         length = self.fp.seek(0, os.SEEK_END)
         self.info["bpp"] = 8 * length / (header.width * header.height)
         self.info["codec_id"] = header.codec_id.hex()
         self.info["quality"] = header.quality
-        # What says that the image is not loaded yet; nobody reads this tile.
-        self.tile = [("raw", (0, 0, *self._size), 0, ("RGB", 0, 1))]  # type: ignore[list-item]
+        for key, kind in (("icc_profile", bitstream.ICC_PROFILE), ("exif", bitstream.EXIF), ("xmp", bitstream.XMP)):
+            if kind in held:
+                self.info[key] = held[kind]
+        self._waits = True
+        try:
+            self.condition = os.environ.get(VARIABLE) or None
+        except ConditionError as error:
+            raise OSError(f"{VARIABLE}: {error}") from error
 
     @property
     def condition(self) -> str | float | None:
@@ -80,43 +95,97 @@ class UgicImageFile(ImageFile.ImageFile):
 
     @condition.setter
     def condition(self, value: str | float | None) -> None:
-        if self._decoded:
+        if not self._waits:
             raise ValueError("the image is decoded already; open the file again for another condition")
         found = parse_condition(None if value is None else str(value))
         if len(found) != 1:
             raise ConditionError("condition 'both' names two pictures; open the file twice")
         self._condition = found[0]
         self.info["condition"] = "human" if found[0] is None else found[0]
+        arguments = (found[0], self.info, _name(self.filename))
+        self.tile = [(_DECODER, (0, 0, *self._size), 0, arguments)]  # type: ignore[list-item]
 
     def load(self) -> Any:
-        """Decodes, once. Raises OSError for a damaged file and where no bundle has its codec id."""
-        if self.tile:
-            assert self.fp is not None
-            self.fp.seek(0)
-            name = os.fsdecode(self.filename) or "<bytes>"
-            try:
-                codec = _codec(find_bundle(bytes.fromhex(self.info["codec_id"])), os.getpid())
-                view = codec.decode(self.fp.read(), self._condition, name)
-            except UgicError as error:
-                raise OSError(str(error) if name in str(error) else f"{name}: {error}") from error
-            self.im = Image.fromarray(view).im
-            if not codec.conditions:
-                del self.info["condition"]  # its one view is neither
-            self.tile = []
-            self._decoded = True
-            self.readonly = 0
-            if self._exclusive_fp:
-                self.fp.close()
-            self.fp = None
-        return super().load()
+        """Decodes, once. Raises OSError for a damaged file, ValueError for a closed one."""
+        if self.tile and self.fp is None:
+            raise ValueError("Operation on closed image")
+        pixels = super().load()
+        self._waits = False
+        return pixels
+
+    def load_seek(self, pos: int) -> None:
+        """Its being here tells `ImageFile.Parser` that the file cannot be decoded piece by piece."""
+        assert self.fp is not None
+        self.fp.seek(pos)
+
+    def verify(self) -> None:
+        """Check every byte of the file against its checksum. To be called directly after opening, like Pillow's.
+
+        Raises:
+            OSError: the file is damaged.
+            RuntimeError: it was loaded or verified before.
+        """
+        if self.fp is None:
+            raise RuntimeError("verify must be called directly after open")
+        self.fp.seek(0)
+        name = _name(self.filename)
+        try:
+            sections.extras_of(bitstream.parse(self.fp.read(), name), name)
+        except UgicError as error:
+            raise OSError(str(error)) from error
+        finally:
+            super().verify()
+
+
+class UgicDecoder(ImageFile.PyDecoder):
+    """What Pillow calls to load: the pixels of a file. Its arguments: condition, the image's `info`, a name."""
+
+    _pulls_fd = True
+
+    def decode(self, buffer: Any) -> tuple[int, int]:
+        """Decodes. Raises OSError for a damaged file and where no bundle has its codec id."""
+        condition, info, name = self.args
+        assert self.fd is not None and self.im is not None
+        data = self.fd.read()
+        try:
+            stream = bitstream.parse(data, name)
+            self._check_same(stream, info["codec_id"], name)
+            codec = _codec(find_bundle(stream.codec_id), os.environ.get(THREADS), os.getpid())
+            extras = sections.extras_of(stream, name)
+            view = codec.decode(data, condition, name)
+        except UgicError as error:
+            raise OSError(str(error) if name in str(error) else f"{name}: {error}") from error
+        if not codec.conditions:
+            info.pop("condition", None)  # its one view is neither
+        pixels = view if extras.alpha is None else np.dstack([view, extras.alpha])
+        self.set_as_raw(pixels.tobytes())
+        return -1, 0
+
+    def _check_same(self, stream: Bitstream, codec_id: str, name: str) -> None:
+        mode = "RGBA" if any(section.type == ALPHA for section in stream.sections) else "RGB"
+        assert self.im is not None
+        if (self.mode, codec_id) != (mode, stream.codec_id.hex()) or self.im.size != (stream.width, stream.height):
+            raise CorruptFileError(f"{name}: changed since it was opened; open it again")
+
+
+def _name(filename: str | bytes) -> str:
+    return os.fsdecode(filename) or "<bytes>"
 
 
 @cache
-def _codec(bundle: Path | None, process: int) -> Codec:
-    """A bundle's codec, opened once by a process: sessions of a parent hang in its forks."""
+def _codec(bundle: Path | None, threads: str | None, process: int) -> Codec:
+    """A bundle's codec, opened once by a process: sessions of a parent hang in its forks.
+
+    Raises:
+        OSError: `threads` is no number of threads.
+    """
     from ugicm.runtime.codec import Codec  # a backend is loaded only once there are pixels to code
 
-    return Codec.from_bundle(bundle)
+    if not threads:
+        return Codec.from_bundle(bundle)
+    if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
+        raise OSError(f"{THREADS}: '{threads}' is no number of threads; use 1 to 1024")
+    return Codec.from_bundle(bundle, threads=int(threads))
 
 
 def _accept(prefix: bytes) -> bool:
@@ -124,20 +193,46 @@ def _accept(prefix: bytes) -> bool:
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    """`image.save(…, quality=1 to the codec's best, bundle=a folder or None for the shipped codec)`."""
-    plain = image.mode in _CONVERTED and not image.has_transparency_data
-    if image.mode != "RGB" and not plain:
-        raise OSError(f"cannot write mode {image.mode} as {FORMAT}; convert it to RGB first")
-    bundle = image.encoderinfo.get("bundle")
-    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    """`image.save(…, quality=1 to the codec's best, bundle=a folder or None for the shipped codec)`.
+
+    `icc_profile`, `exif` and `xmp` replace what the image has of them; an empty one leaves it out.
+    """
+    options = image.encoderinfo
+    bundle = options.get("bundle")
     try:
-        codec = _codec(None if bundle is None else Path(bundle), os.getpid())
-        fp.write(codec.encode(pixels, image.encoderinfo.get("quality")))
-    except UgicError as error:
+        picture = _picture(image, options)
+        codec = _codec(None if bundle is None else Path(bundle), os.environ.get(THREADS), os.getpid())
+        fp.write(sections.attach(codec.encode(picture.pixels, options.get("quality")), picture))
+    except ImageError as error:
+        raise OSError(f"cannot write mode {image.mode} as {FORMAT}: {error}") from error
+    except (UgicError, ValueError) as error:
         raise OSError(str(error)) from error
+
+
+def _picture(image: Image.Image, options: dict[str, Any]) -> Picture:
+    image.load()
+    picture = of_image(image, options.get("icc_profile", image.info.get("icc_profile")) or None)
+    exif = options.get("exif")
+    if isinstance(exif, Image.Exif):
+        exif = exif.tobytes()
+    elif exif is None and "exif" not in options:
+        exif = metadata.kept_exif(image, image.size, srgb=False, turned=False)
+    xmp = options["xmp"] if "xmp" in options else metadata.kept_xmp(image, turned=False)
+    icc = picture.icc
+    if icc and "icc_profile" not in options and not _says_more_than_srgb(icc):
+        icc = None
+    return Picture(picture.pixels, picture.alpha, icc, exif or None, xmp or None)
+
+
+def _says_more_than_srgb(icc: bytes) -> bool:
+    try:
+        return not colour.is_srgb(icc)
+    except colour.ProfileError:
+        return False
 
 
 Image.register_open(FORMAT, UgicImageFile, _accept)
 Image.register_save(FORMAT, _save)
+Image.register_decoder(_DECODER, UgicDecoder)
 Image.register_extension(FORMAT, ".ugic")
 Image.register_mime(FORMAT, "image/x-ugic")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -300,7 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     size = sum(f.stat().st_size for f in output.iterdir()) / 1e6
     print(f"success {time.perf_counter() - started:.1f} s, codec {codec_id}, saved as {output} ({size:.1f} MB)")
-    print(f"next: ugicm encode IMAGE -o OUT.ugic --bundle {output}")
+    verb = "decode FILE.ugic -o OUT.png" if args.part == "decoder" else "encode IMAGE -o OUT.ugic"
+    print(f"next: ugicm {verb} --bundle {shlex.quote(str(output))}")
     return 0
 
 

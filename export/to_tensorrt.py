@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,16 @@ from rich.table import Table
 
 from ugicm.export.device_graphs import DeviceGraph, DeviceGraphError, device_graphs
 from ugicm.runtime.backends.gpu import tensorrt_api
-from ugicm.runtime.backends.gpu.engines import INDEX, PRECISIONS, DeviceGraphs, Index, Size, Sizes, default_root
+from ugicm.runtime.backends.gpu.engines import (
+    INDEX,
+    PRECISIONS,
+    VARIABLE,
+    DeviceGraphs,
+    Index,
+    Size,
+    Sizes,
+    default_root,
+)
 from ugicm.runtime.backends.gpu.tensorrt import capability_here
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
@@ -188,8 +198,15 @@ def main(arguments: list[str] | None = None) -> int:
     what = f"{len(built)} engines" if built else f"{len(made)} graphs"
     backend = "onnxruntime-cuda" if api is None else api.name
     print(f"success {time.perf_counter() - started:.1f} s, {what} saved in {graphs.folder}")
-    print(f"next: ugicm decode FILE.ugic -o OUT.png --backend {backend} --precision {args.precision}")
+    print(f"next: {next_step(args.bundle, args.output, backend, args.precision)}")
     return 0
+
+
+def next_step(bundle: Path, output: Path | None, backend: str, precision: str) -> str:
+    """The command that decodes with these graphs, as a shell takes it; `output` is what -o named."""
+    engines = "" if output is None else f"{VARIABLE}={shlex.quote(str(output))} "
+    known = "" if bundle == DEFAULT else f" --bundle {shlex.quote(str(bundle))}"
+    return f"{engines}ugicm decode FILE.ugic -o OUT.png{known} --backend {backend} --precision {precision}"
 
 
 if __name__ == "__main__":

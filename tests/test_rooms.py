@@ -49,13 +49,13 @@ def test_calibration_sees_of_export_the_forms_of_graphs_alone() -> None:
         assert all(n.startswith("ugicm.export.forms") for n in seen), f"{path} imports {seen}"
 
 
-def test_only_evaluation_from_bitstreams_lets_training_see_the_runtime() -> None:
+def test_training_sees_of_the_runtime_how_pictures_are_read_and_in_evaluation_files() -> None:
     files = [
         path
         for path in (ROOT / "training").rglob("*.py")
         if any(name == "ugicm" or name.startswith("ugicm.runtime") for name in house.imported(path))
     ]
-    assert {path.name for path in files} == {"evaluate.py", "report.py"}
+    assert {path.name for path in files} == {"data.py", "evaluate.py", "report.py"}
 
 
 def test_compressai_is_imported_in_one_place() -> None:

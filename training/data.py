@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ugicm.models.ugicm import STRIDE
+from ugicm.runtime.errors import ImageError
+from ugicm.runtime.files.picture import read_picture
 from ugicm.training.config import ConfigError, Data, Instances
 from ugicm.training.instances import CocoInstances, Instance, Window, propose, through_window
 
@@ -32,12 +34,11 @@ def image_files(folder: Path, exclude: Sequence[str] = ()) -> list[Path]:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """An image file as an (H, W, 3) uint8 array. Raises ConfigError."""
+    """An image file as an (H, W, 3) uint8 array, upright and in sRGB as the codec reads it. Raises ConfigError."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise ConfigError(f"{path}: not a readable image ({error}); remove or exclude it") from None
+        return read_picture(path).on_white()
+    except ImageError as error:
+        raise ConfigError(f"{error}; remove or exclude it") from None
 
 
 def whole_images(folder: Path, limit: int, exclude: Sequence[str] = ()) -> list[Tensor]:

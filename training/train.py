@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkpoint = args.output / "checkpoint.pt"
     if run.supervised_by:
         print(f"the machine view is {run.supervised_by}")
-    print(f"wrote {checkpoint}; next: python -m export.to_onnx {checkpoint}")
+    print(f"wrote {checkpoint}; next: python -m ugicm.export.to_onnx {shlex.quote(str(checkpoint))}")
     return 0
 
 

@@ -8,6 +8,7 @@ tolerated. Entropy path and codec id stay: files of either bundle decode in the 
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 import sys
 import time
@@ -103,9 +104,10 @@ def _calibrate(options: argparse.Namespace) -> int:
         f"[green]success[/] {time.perf_counter() - started:.1f} s, codec {result.manifest.codec_id}, "
         f"saved as {options.output} ({size / 1e6:.1f} MB)"
     )
-    engines = f"python -m ugicm.export.to_tensorrt {options.output} --precision {result.manifest.precision}"
-    encode = f"ugicm encode IMAGE -o OUT.ugic --bundle {options.output}"
-    console.print(f"next: {encode if options.form == 'cpu' else engines}")
+    output = shlex.quote(str(options.output))
+    engines = f"python -m ugicm.export.to_tensorrt {output} --precision {result.manifest.precision}"
+    encode = f"ugicm encode IMAGE -o OUT.ugic --bundle {output}"
+    print(f"next: {encode if options.form == 'cpu' else engines}")
     return 0
 
 

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from ugicm import __version__
 from ugicm.runtime.backends import NAMES
+from ugicm.runtime.commands import streams
 from ugicm.runtime.errors import UgicError, UsageError
 from ugicm.runtime.processes import cpus, signals
 
@@ -86,7 +88,9 @@ def for_each(paths: Sequence[Path], work: Callable[[int, Path], None]) -> int:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a .ugic file; of a file that is none, only the first four. Raises UsageError."""
+    """The bytes of a .ugic file (`-`: standard input); of a file that is none, its first four. Raises UsageError."""
+    if path == streams.STANDARD:
+        return streams.read_standard()
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise UsageError(f"{path}: is not a regular file; name the .ugic files themselves")
@@ -141,6 +145,17 @@ def add_entropy_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """How outputs are named, and their times."""
+    parser.add_argument(
+        "--suffix",
+        choices=("replace", "add"),
+        default="replace",
+        help="in a folder photo.jpg gives photo with another suffix, or photo.jpg with one more; default: replace",
+    )
+    parser.add_argument("--preserve", action="store_true", help="give outputs the times of their inputs")
+
+
 def printable(text: object) -> str:
     """`text` on one line of any terminal: control characters and bytes that are no UTF-8 are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
@@ -187,6 +202,9 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"ugicm {__version__}")
+        return 0
     verb = arguments[0]
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, 1, 0.5)
@@ -225,7 +243,8 @@ def _help() -> str:
     return (
         "usage: ugicm VERB …\n\n"
         "Learned image compression: one file, a view for people and one for machines.\n\n"
-        f"{verbs}\n\nugicm VERB --help tells more of each; python -m ugicm VERB does the same."
+        f"{verbs}\n\nugicm VERB --help tells more of each; python -m ugicm VERB does the same.\n"
+        "ugicm --version tells the release."
     )
 
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ugicm.runtime import bitstream
 from ugicm.runtime.catalogue import find_bundle
+from ugicm.runtime.commands import streams
 from ugicm.runtime.commands.cli import (
     Parser,
     add_backend_options,
     add_entropy_option,
+    add_output_options,
     add_threads_option,
     for_each,
     printable,
@@ -25,8 +27,11 @@ from ugicm.runtime.commands.cli import (
     run,
 )
 from ugicm.runtime.errors import BundleError, ConditionError, UsageError
-from ugicm.runtime.files.images import check_suffix, write_image
+from ugicm.runtime.files import sections
+from ugicm.runtime.files.images import check_suffix, picture_bytes, write_picture
 from ugicm.runtime.files.output import make_folder, output_folder, output_names
+from ugicm.runtime.files.picture import Picture
+from ugicm.runtime.files.tree import keep_times
 from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
 from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
@@ -40,13 +45,20 @@ _BOTH = ("human", "machine")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Decode what the command line names. Returns the exit status."""
     parser = Parser(prog="ugicm decode", description="Turn .ugic files back into images.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".ugic files, or one folder of them")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=streams.source,
+        metavar="FILE",
+        help=".ugic files, or one folder of them; - is standard input",
+    )
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
-        help="an image file for one input, in the format of its suffix; else a folder (created if missing)",
+        help="an image file for one input, in the format of its suffix; else a folder (created if missing); - is "
+        "standard output",
     )
     parser.add_argument(
         "-c",
@@ -55,6 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="human, machine, both (NAME.human.png and NAME.machine.png), or a number from 0, human, to 1, "
         "machine; default: human",
     )
+    parser.add_argument(
+        "--format",
+        metavar="F",
+        help="of files in a folder and on standard output: png, webp, ppm (written fastest), jpg, …; default: png",
+    )
+    add_output_options(parser)
     parser.add_argument(
         "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
     )
@@ -84,6 +102,19 @@ def parse_condition(text: str | None) -> tuple[str | float | None, ...]:
     return (beta,)
 
 
+def decode_pictures(
+    codec: Codec, data: bytes, conditions: Sequence[str | float | None], name: str
+) -> tuple[Picture, ...]:
+    """The views of a .ugic file, each with the opacity, profile and metadata that the file carries.
+
+    Raises:
+        CorruptFileError and what `Codec.decode_views` raises.
+    """
+    extras = sections.extras_of(bitstream.parse(data, name), name)
+    views = codec.decode_views(data, conditions, name)
+    return tuple(Picture(view, extras.alpha, extras.icc, extras.exif, extras.xmp) for view in views)
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How each process of a folder run decodes: the folder to find bundles in, and the conditions."""
@@ -93,6 +124,7 @@ class Decoding:
     backend: str = "onnxruntime"
     precision: str | None = None
     threads: int = 1
+    preserve: bool = False
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Codecs are opened when a file names them, by default on one thread: the processes share the CPUs."""
@@ -104,11 +136,13 @@ class Decoding:
             codec = _codec_of(
                 data, source, self.bundle, codecs, threads=self.threads, backend=self.backend, precision=self.precision
             )
-            views = codec.decode_views(data, self.conditions, str(source))
+            pictures = decode_pictures(codec, data, self.conditions, str(source))
             make_folder(outputs[0].parent, parents=True)
-            for output, view in zip(outputs, views, strict=True):
-                write_image(output, view)
-            height, width = views[0].shape[:2]
+            for output, picture in zip(outputs, pictures, strict=True):
+                write_picture(output, picture)
+            if self.preserve:
+                keep_times(source, outputs)
+            height, width = pictures[0].pixels.shape[:2]
             return Figures(len(data), sum(output.stat().st_size for output in outputs), width * height)
 
         return decode
@@ -120,14 +154,25 @@ def _decode(options: argparse.Namespace) -> int:
     labels = _BOTH if len(conditions) > 1 else ()
     if options.bundle is not None and not options.bundle.is_dir():
         raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
+    suffix = f".{(options.format or 'png').lstrip('.').lower()}"
+    form = check_suffix(Path(f"--format {suffix}"))
     if folder_mode(options, options.files):
         if os.path.realpath(options.files[0]) == os.path.realpath(options.output):
             raise UsageError(f"{options.output}: pictures there could be replaced by decoded ones; use another folder")
-        recipe = Decoding(options.bundle, conditions, options.backend, options.precision, options.threads or 1)
-        return run_folder("decode", options.files[0], recipe, (".ugic",), ".png", labels, options)
-    folder = output_folder(options.files, options.output)
-    names = output_names(options.files, options.output, ".png", labels)
-    check_suffix(names[0][0])
+        recipe = Decoding(
+            options.bundle, conditions, options.backend, options.precision, options.threads or 1, options.preserve
+        )
+        return run_folder("decode", options.files[0], recipe, (".ugic",), suffix, labels, options)
+    standard = options.output == "-"
+    folder = None if standard else output_folder(options.files, options.output)
+    if standard:
+        streams.check_standard_output(len(options.files), len(conditions))
+        names: list[tuple[Path, ...]] = [(streams.STANDARD,)]
+    else:
+        names = output_names(options.files, options.output, suffix, labels, options.suffix == "add")
+        if options.format and folder is None and check_suffix(names[0][0]) != form:
+            raise UsageError(f"{options.output}: its suffix says the format already; leave --format out")
+        form = check_suffix(names[0][0])
     codecs: dict[Path, Codec] = {}
 
     def decode(index: int, path: Path) -> None:
@@ -143,15 +188,21 @@ def _decode(options: argparse.Namespace) -> int:
             entropy_workers=options.entropy_workers,
         )
         started = time.perf_counter()
-        views = codec.decode_views(data, conditions, str(path))
+        pictures = decode_pictures(codec, data, conditions, str(path))
         milliseconds = (time.perf_counter() - started) * 1e3
-        if folder is not None:
-            make_folder(folder)
-        for output, view in zip(names[index], views, strict=True):
-            write_image(output, view)
+        if standard:
+            streams.write_standard(picture_bytes(pictures[0], form, path))
+        else:
+            if folder is not None:
+                make_folder(folder)
+            for output, picture in zip(names[index], pictures, strict=True):
+                write_picture(output, picture)
+            if options.preserve and path != streams.STANDARD:
+                keep_times(path, names[index])
         written = " and ".join(printable(output) for output in names[index])
-        height, width = views[0].shape[:2]
-        print(f"{printable(path)} -> {written}  {width}x{height}  {milliseconds:.0f} ms", flush=True)
+        height, width = pictures[0].pixels.shape[:2]
+        line = f"{printable(path)} -> {written}  {width}x{height}  {milliseconds:.0f} ms"
+        print(line, file=sys.stderr if standard else sys.stdout, flush=True)
 
     return for_each(options.files, decode)
 

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ugicm.runtime import bitstream
+from ugicm.runtime.commands import streams
 from ugicm.runtime.commands.cli import (
     Parser,
     add_backend_options,
     add_entropy_option,
+    add_output_options,
     add_threads_option,
     for_each,
     printable,
     run,
 )
-from ugicm.runtime.errors import QualityError
-from ugicm.runtime.files.images import read_image, readable_suffixes
+from ugicm.runtime.errors import QualityError, UgicError
+from ugicm.runtime.files import sections
+from ugicm.runtime.files.images import readable_suffixes
 from ugicm.runtime.files.output import make_folder, output_folder, output_names, write_atomically
+from ugicm.runtime.files.picture import read_picture
+from ugicm.runtime.files.tree import keep_times, size_of
 from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
 from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
 
+if TYPE_CHECKING:
+    from ugicm.runtime.codec import Codec
+
+_LOGGER = logging.getLogger("ugicm")
 _QUALITY = 4
 
 
@@ -34,16 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "images",
         nargs="+",
-        type=Path,
+        type=streams.source,
         metavar="IMAGE",
-        help="PNG, JPEG, WebP, TIFF, … files; or one folder, with all folders in it",
+        help="PNG, JPEG, WebP, TIFF, … files; or one folder, with all folders in it; - is standard input",
     )
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="OUT",
-        help="a file for one image, else a folder (created if missing)",
+        help="a file for one image, else a folder (created if missing); - is standard output",
     )
     parser.add_argument(
         "-q",
@@ -52,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"1, the smallest file, up to the codec's best; default {_QUALITY}",
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
+    parser.add_argument("--strip", action="store_true", help="leave EXIF and XMP behind")
+    parser.add_argument(
+        "--keep-profile", action="store_true", help="code RGB pixels as they are, with their profile; default: as sRGB"
+    )
+    parser.add_argument("--opaque", action="store_true", help="put white behind transparency; default: keep it")
+    add_output_options(parser)
     add_backend_options(parser)
     add_threads_option(parser)
     add_entropy_option(parser)
@@ -74,6 +92,53 @@ def parse_quality(text: str | None, qualities: int) -> int:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """What a file keeps of a picture besides its pixels: see the options of the same names."""
+
+    strip: bool = False
+    keep_profile: bool = False
+    opaque: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A .ugic file of width × height pixels.
+
+    held: bytes of each of its sections by name.
+    milliseconds: that the codec took.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    held: dict[str, int]
+    milliseconds: float
+
+
+def encode_picture(codec: Codec, source: Path | bytes, quality: int, keeping: Keeping, name: str) -> Encoded:
+    """Encode a picture file with what it holds besides pixels. One warning says what had to be converted or dropped.
+
+    Raises:
+        ImageError: see `picture.read_picture`.
+    """
+    picture = read_picture(source, keeping.keep_profile, name)
+    notes = list(picture.notes)
+    if keeping.opaque and picture.alpha is not None:
+        notes.append("transparency composited on white")
+        picture = replace(picture, pixels=picture.on_white(), alpha=None)
+    if keeping.strip:
+        picture = replace(picture, exif=None, xmp=None)
+    if notes:
+        _LOGGER.warning("%s: %s", name, ", ".join(notes))
+    started = time.perf_counter()
+    data = codec.encode(picture.pixels, quality)
+    milliseconds = (time.perf_counter() - started) * 1e3
+    data = sections.attach(data, picture)
+    height, width = picture.pixels.shape[:2]
+    return Encoded(data, width, height, sections.sizes(bitstream.parse(data)), milliseconds)
+
+
+@dataclass(frozen=True)
 class Encoding:
     """How each process of a folder run encodes: the bundle (None: the shipped one), the quality, the backend."""
 
@@ -82,6 +147,8 @@ class Encoding:
     backend: str = "onnxruntime"
     precision: str | None = None
     threads: int = 1
+    keeping: Keeping = Keeping()
+    preserve: bool = False
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Opens the codec, by default on one thread: the processes share the CPUs already."""
@@ -91,11 +158,13 @@ class Encoding:
         codec = Codec.from_bundle(self.bundle, threads=self.threads, backend=self.backend, precision=self.precision)
 
         def encode(source: Path, outputs: tuple[Path, ...]) -> Figures:
-            pixels = read_image(source)
-            data = codec.encode(pixels, self.quality)
+            size = size_of(source)
+            found = encode_picture(codec, source, self.quality, self.keeping, str(source))
             make_folder(outputs[0].parent, parents=True)
-            write_atomically(outputs[0], data)
-            return Figures(source.stat().st_size, len(data), pixels.shape[0] * pixels.shape[1])
+            write_atomically(outputs[0], found.data)
+            if self.preserve:
+                keep_times(source, outputs)
+            return Figures(size, len(found.data), found.width * found.height, sum(found.held.values()))
 
         return encode
 
@@ -104,13 +173,31 @@ def _encode(options: argparse.Namespace) -> int:
     from ugicm.runtime.codec import Codec  # a backend is loaded only once the command line makes sense
 
     keep_freed()
+    keeping = Keeping(options.strip, options.keep_profile, options.opaque)
     if folder_mode(options, options.images):
         codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
         quality = parse_quality(options.quality, codec.qualities)
-        recipe = Encoding(options.bundle, quality, options.backend, options.precision, options.threads or 1)
-        return run_folder("encode", options.images[0], recipe, readable_suffixes(), ".ugic", (), options)
-    folder = output_folder(options.images, options.output)
-    names = output_names(options.images, options.output, ".ugic")
+        recipe = Encoding(
+            options.bundle, quality, options.backend, options.precision, options.threads or 1, keeping, options.preserve
+        )
+
+        def made_so(output: Path) -> bool:
+            try:
+                with output.open("rb") as handle:
+                    header = bitstream.read_header(handle.read(bitstream.HEADER_BYTES))
+            except (OSError, UgicError):
+                return False
+            return (header.codec_id, header.quality) == (codec.codec_id, quality)
+
+        suffixes = readable_suffixes()
+        return run_folder("encode", options.images[0], recipe, suffixes, ".ugic", (), options, made_so)
+    standard = options.output == "-"
+    folder = None if standard else output_folder(options.images, options.output)
+    if standard:
+        streams.check_standard_output(len(options.images), 1)
+        names: list[tuple[Path, ...]] = [(streams.STANDARD,)]
+    else:
+        names = output_names(options.images, options.output, ".ugic", add=options.suffix == "add")
     codec = Codec.from_bundle(
         options.bundle,
         backend=options.backend,
@@ -121,17 +208,23 @@ def _encode(options: argparse.Namespace) -> int:
     quality = parse_quality(options.quality, codec.qualities)
 
     def encode(index: int, path: Path) -> None:
-        pixels = read_image(path)
-        started = time.perf_counter()
-        data = codec.encode(pixels, quality)
-        milliseconds = (time.perf_counter() - started) * 1e3
-        if folder is not None:
-            make_folder(folder)
+        piped = path == streams.STANDARD
+        found = encode_picture(codec, streams.read_standard() if piped else path, quality, keeping, str(path))
         (output,) = names[index]
-        write_atomically(output, data)
-        bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
-        figures = f"{len(data):,} bytes  {bpp:.3f} bpp  {milliseconds:.0f} ms"
-        print(f"{printable(path)} -> {printable(output)}  {figures}", flush=True)
+        if standard:
+            streams.write_standard(found.data)
+        else:
+            if folder is not None:
+                make_folder(folder)
+            write_atomically(output, found.data)
+            if options.preserve and not piped:
+                keep_times(path, [output])
+        bpp = 8 * len(found.data) / (found.width * found.height)
+        figures = f"{len(found.data):,} bytes  {bpp:.3f} bpp  {found.milliseconds:.0f} ms"
+        if found.held:
+            figures += f"  ({sections.in_words(found.held)})"
+        line = f"{printable(path)} -> {printable(output)}  {figures}"
+        print(line, file=sys.stderr if standard else sys.stdout, flush=True)
 
     return for_each(options.images, encode)
 

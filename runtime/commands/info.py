@@ -15,6 +15,7 @@ from ugicm.runtime.catalogue import DEFAULT, find_bundle
 from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
 from ugicm.runtime.errors import CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT
+from ugicm.runtime.files import sections
 from ugicm.runtime.manifest import MANIFEST
 
 
@@ -82,8 +83,9 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
 
     Returns:
         `file`, `version`, `codec_id` (hexadecimal), `quality`, `width`, `height` (pixels), `bytes`, `bpp`,
-        `bits` with `header` (checksums included), `z` and `y` (a list, one number a substream),
-        `symbol_checksum` (hexadecimal) and `bundle`, the folder of a bundle with this codec id, or None.
+        `bits` with `header` (checksums and sections included), `z` and `y` (a list, one number a substream), `sections`
+        (name → bytes: transparency, ICC profile, EXIF, XMP), `symbol_checksum` (hexadecimal) and `bundle`, the folder
+        of a bundle with this codec id, or None.
 
     Raises:
         UsageError: the file cannot be read.
@@ -110,6 +112,7 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
             "z": 8 * len(stream.z),
             "y": [8 * len(substream) for substream in stream.y],
         },
+        "sections": sections.sizes(stream),
         "symbol_checksum": f"{stream.symbol_checksum:08x}",
         "bundle": bundle,
     }
@@ -166,7 +169,8 @@ def _file_text(facts: dict[str, Any]) -> str:
             f"  size      {facts['width']}x{facts['height']} pixels",
             f"  quality   {facts['quality']}",
             f"  length    {facts['bytes']:,} bytes, {facts['bpp']:.4f} bits a pixel",
-            f"    header  {share(bits['header'])}  (with both checksums)",
+            f"    header  {share(bits['header'] - 8 * sum(facts['sections'].values()))}  (with both checksums)",
+            *[f"    {share(8 * size):>30}  ({printable(name)})" for name, size in facts["sections"].items()],
             f"    z       {share(bits['z'])}",
             f"    y       {share(sum(bits['y']))}  ({count} substream{'s' if count > 1 else ''})",
             f"  symbols   CRC-32 {facts['symbol_checksum']}",

@@ -7,43 +7,56 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import threading
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
-from ugicm.runtime.bitstream import MAX_PIXELS, MAX_SIDE
-from ugicm.runtime.errors import ImageError, OutputError
+from ugicm.runtime.errors import OutputError
+from ugicm.runtime.files import colour, metadata
 from ugicm.runtime.files.output import write_atomically
+from ugicm.runtime.files.picture import READ, Picture, read_picture, upright
 
 _LOGGER = logging.getLogger("ugicm")
 
-# Not every format that Pillow knows: EPS starts another program, TGA mistakes other files for its own.
-_READ = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "GIF", "JPEG2000", "QOI", "ICO")
-_WRITE: dict[str, dict[str, Any]] = {
-    "PNG": {"compress_level": 3},  # of photographs 4 % larger than at 6, Pillow's own choice, in a third of the time
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
-    "AVIF": {"quality": 95},
-    "TIFF": {},
-    "BMP": {},
-    "PPM": {},
-    "JPEG2000": {},
-    "QOI": {},
+# JPEG files by other names: pairs of views, and what browsers and mail programs save.
+_MORE_SUFFIXES = (".mpo", ".jps", ".jif", ".pjp", ".pjpeg")
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How a format is written, and what it holds besides pixels."""
+
+    options: dict[str, Any]
+    alpha: bool = False
+    profile: bool = False  # and EXIF and XMP
+
+
+# Lossless ones for speed (python -m benchmarks.writing): a PNG file whose filtered rows are coded as run lengths is
+# written in 0.7 of the time of zlib's level 3 and is smaller; WebP's method 0 takes a tenth of the time of its own
+# choice, and gives files 17 % larger.
+_WRITE = {
+    "PNG": _Format({"compress_level": 1, "compress_type": zlib.Z_RLE}, alpha=True, profile=True),
+    "JPEG": _Format({"quality": 95, "subsampling": 0}, profile=True),
+    "WEBP": _Format({"lossless": True, "method": 0, "quality": 0, "exact": True}, alpha=True, profile=True),
+    "AVIF": _Format({"quality": 95}, alpha=True, profile=True),
+    "TIFF": _Format({}, alpha=True, profile=True),
+    "BMP": _Format({}),
+    "PPM": _Format({}),
+    "JPEG2000": _Format({}, alpha=True),
+    "QOI": _Format({}, alpha=True),
 }
-_ADVICE = "use a PNG, JPEG, WebP, AVIF, TIFF, BMP, PPM or GIF file"
-_OPENING = threading.Lock()
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file as RGB.
+    """Read an image file as sRGB, whatever it holds; see `picture.read_picture`.
 
-    EXIF orientation is applied. Grey, palette, CMYK and 16-bit pixels are converted, transparency is
-    composited on white, of several frames the first is taken: each with a word in the one warning that is
-    logged. Colour profiles are dropped, not applied; one that is not sRGB is worth a word too.
+    Transparency is composited on white. Everything that was converted or dropped has a word in the one warning that
+    is logged.
 
     Args:
         path: a regular file of at most 65535 pixels a side and 2^28 in all, which is checked before pixels
@@ -55,43 +68,18 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         ImageError: missing, unreadable, truncated, too large, or not an image.
     """
-    try:
-        if os.path.isdir(path):
-            raise ImageError(f"{path}: is a folder; name the image files in it")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise ImageError(f"{path}: is not a regular file; save the image to a file first")
-        with path.open("rb") as handle:
-            start = handle.read(4)
-            handle.seek(0)
-            if not start:
-                raise ImageError(f"{path}: is empty; fetch or save the image again")
-            if start == b"UGIC":
-                raise ImageError(f"{path}: is an encoded .ugic file, not an image; decode it instead")
-            notes: list[str] = []
-            pixels = _decode(path, handle, notes)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file; check the name") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    picture = read_picture(path)
+    notes = [*picture.notes, *(["transparency composited on white"] if picture.alpha is not None else [])]
     if notes:
         _LOGGER.warning("%s: %s", path, ", ".join(notes))
-    return pixels
-
-
-def check_size(width: int, height: int, name: str) -> None:
-    """Raise ImageError unless an image of these pixels fits a bitstream."""
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise ImageError(f"{name}: {width}x{height} pixels; each side must be 1 to {MAX_SIDE}: resize or split it")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million: resize or split it"
-        )
+    return picture.on_white()
 
 
 def readable_suffixes() -> tuple[str, ...]:
     """Suffixes, lower case, of the files in a folder that are taken for images."""
     Image.init()
-    return tuple(sorted(suffix for suffix, form in Image.registered_extensions().items() if form in _READ))
+    known = (suffix for suffix, form in Image.registered_extensions().items() if form in READ)
+    return tuple(sorted({*known, *_MORE_SUFFIXES}))
 
 
 def check_suffix(path: Path) -> str:
@@ -112,114 +100,105 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     Raises:
         OutputError: unknown suffix, an image that the format cannot hold, or the file cannot be written.
     """
-    form = check_suffix(path)
-    buffer = io.BytesIO()
+    write_picture(path, Picture(pixels))
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a picture with what its format can hold, like `write_image`; one warning names what it cannot.
+
+    Raises:
+        OutputError: as `write_image`.
+    """
+    write_atomically(path, picture_bytes(picture, check_suffix(path), path))
+
+
+def picture_bytes(picture: Picture, form: str, name: Path) -> bytes:
+    """The bytes of an image file; see `write_picture`. `form` is one of `check_suffix`'s, messages say `name`.
+
+    Where a format has no place for it, transparency is composited on white, a profile is applied, an orientation too,
+    and EXIF and XMP are dropped.
+    """
+    about, notes = _WRITE[form], []
+    if picture.alpha is not None and not about.alpha:
+        notes.append("transparency composited on white")
+        picture = replace(picture, pixels=picture.on_white(), alpha=None)
+    picture = turned(picture)
+    if not about.profile and (picture.icc or picture.exif or picture.xmp):
+        lost = [word for word, held in (("EXIF", picture.exif), ("XMP", picture.xmp)) if held]
+        if lost:
+            notes.append(f"{' and '.join(lost)} dropped, which {form} cannot hold")
+        if picture.icc:
+            picture, word = in_srgb(picture)
+            notes.append(word)
+        picture = replace(picture, exif=None, xmp=None)
+    pixels = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    image = Image.fromarray(pixels)
     try:
-        Image.fromarray(pixels).save(buffer, form, **_WRITE[form])
+        data = None
+        if picture.icc or picture.exif or picture.xmp:
+            data = _with_metadata(image, picture, form, about.options, notes)
+        data = data or _saved(image, form, about.options)
     except (OSError, ValueError) as error:
         reason = str(error) or "its encoder refuses it"
-        raise OutputError(f"{path}: {form} cannot hold this image ({reason}); use .png") from error
-    write_atomically(path, buffer.getvalue())
+        raise OutputError(f"{name}: {form} cannot hold this image ({reason}); use .png") from error
+    if notes:
+        _LOGGER.warning("%s: %s", name, ", ".join(notes))
+    return data
 
 
-def _codestream_ends(handle: io.BufferedReader) -> bool:
-    """Whether a JPEG 2000 codestream has its end marker: OpenJPEG takes one cut off in a tile's header for blank.
-
-    Bytes above FF 8F stand in no packet (ISO/IEC 15444-1, annex D.5), so that an end marker behind the last start of a
-    tile part is one.
-    """
-    position = handle.tell()
-    handle.seek(0)
-    data = handle.read()
-    handle.seek(position)
-    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\x90")
+def turned(picture: Picture) -> Picture:
+    """A picture with the orientation in its EXIF block applied and taken out; `read_picture`'s have none."""
+    orientation = metadata.exif_orientation(picture.exif)
+    if orientation == 1 or picture.exif is None:
+        return picture
+    pixels = np.ascontiguousarray(upright(picture.pixels, orientation))
+    alpha = None if picture.alpha is None else np.ascontiguousarray(upright(picture.alpha, orientation))
+    return replace(picture, pixels=pixels, alpha=alpha, exif=metadata.without_orientation(picture.exif))
 
 
-def _decode(path: Path, handle: io.BufferedReader, notes: list[str]) -> np.ndarray:
+def in_srgb(picture: Picture) -> tuple[Picture, str]:
+    """A picture with its profile applied, and what was done in words."""
+    if picture.icc is None:
+        return picture, ""
     try:
-        image = _open(handle)
-        check_size(*image.size, name=str(path))
-        if image.format == "JPEG2000" and not _codestream_ends(handle):
-            raise ImageError(f"{path}: truncated; {_ADVICE}")
-        frames = getattr(image, "n_frames", 1)
-        deep = _is_deep(image)
-        image.load()
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image of a known kind, or its first bytes are damaged; {_ADVICE}") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: more than {MAX_PIXELS / 1e6:.0f} million pixels: resize or split it") from None
-    except MemoryError:
-        raise ImageError(f"{path}: not enough memory for its pixels; resize or split it") from None
-    except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged data.
+        pixels = picture.pixels if colour.is_srgb(picture.icc) else colour.to_srgb(picture.pixels, picture.icc)
+        return replace(picture, pixels=pixels, icc=None), "colour profile converted to sRGB"
+    except colour.ProfileError as error:
+        return replace(picture, icc=None), f"its colour profile is dropped: {error}"
+
+
+def _saved(image: Image.Image, form: str, options: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _with_metadata(
+    image: Image.Image, picture: Picture, form: str, options: dict[str, Any], notes: list[str]
+) -> bytes | None:
+    """A file with its metadata; None where it cannot be written so. It is whatever a .ugic file says it is."""
+    try:
+        return _saved(image, form, {**options, **_metadata_options(picture, form)})
+    except Exception as error:  # Pillow reads EXIF again, and raises many types where it is odd, or too long.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ImageError(f"{path}: damaged or cut short ({reason}); fetch or save the image again") from error
-
-    profile = image.info.get("icc_profile") or b""
-    _turn_upright(image, notes)
-    image = _to_rgb(path, image, deep, notes)
-    if frames > 1:
-        notes.append(f"{frames} frames, only the first is used")
-    if profile and b"sRGB" not in profile.replace(b"\0", b""):
-        notes.append("its colour profile is dropped")
-    return np.array(image)
+        notes.append(f"its metadata is dropped, which {form} cannot hold ({reason})")
+    if picture.icc:
+        with suppress(OSError, ValueError):
+            return _saved(image, form, {**options, "icc_profile": picture.icc})
+    return None
 
 
-def _open(handle: io.BufferedReader) -> Image.Image:
-    """`Image.open`, which reads the header alone, without Pillow's own, smaller limit of pixels."""
-    Image.init()
-    with _OPENING:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_SIDE**2
-        try:
-            return Image.open(handle, formats=[form for form in _READ if form in Image.OPEN])
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file holds more than 8 bits a channel where Pillow, without a word, gives 8."""
-    for tile in getattr(image, "tile", ()):
-        if ";16" in str(tile[3]):
-            return True
-        if tile[0].startswith("ppm") and isinstance(tile[3], tuple) and tile[3][-1] > 255:
-            return True
-    return False
-
-
-def _turn_upright(image: Image.Image, notes: list[str]) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # The picture is intact although its EXIF block is not.
-        notes.append("its damaged EXIF block is ignored")
-
-
-def _to_rgb(path: Path, image: Image.Image, deep: bool, notes: list[str]) -> Image.Image:
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{path}: 32-bit pixels have no agreed white; save it with 8 or 16 bits")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-        deep = True
-    elif image.mode == "F":
-        raise ImageError(f"{path}: floating-point pixels have no agreed white; save it with 8 or 16 bits")
-    if deep:
-        notes.append("16 bits a channel reduced to 8")
-    kinds = {"1": "black and white", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
-    kind = kinds.get(image.mode, image.mode)
-    if kind not in ("RGB", "RGBA", "RGBa", "RGBX"):
-        notes.append(f"{kind} converted to RGB")
-    try:
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            alpha = image.getchannel("A")
-            if alpha.getextrema() == (255, 255):
-                notes.append("alpha without effect dropped")
-            else:
-                notes.append("transparency composited on white")
-            white = Image.new("RGB", image.size, "white")
-            white.paste(image.convert("RGB"), mask=alpha)
-            return white
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ImageError(f"{path}: {image.mode} pixels cannot be converted to RGB ({error}); {_ADVICE}") from error
+def _metadata_options(picture: Picture, form: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"icc_profile": picture.icc} if picture.icc else {}
+    if form == "TIFF" and (picture.exif or picture.xmp):
+        options["exif"] = metadata.with_xmp(picture.exif, picture.xmp)
+        return options
+    if picture.exif:
+        options["exif"] = b"Exif\0\0" + picture.exif
+    if picture.xmp and form == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+        options["pnginfo"] = info
+    elif picture.xmp:
+        options["xmp"] = picture.xmp
+    return options

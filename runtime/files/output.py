@@ -50,7 +50,9 @@ def output_folder(inputs: Sequence[Path], out: str) -> Path | None:
     return Path(out)
 
 
-def output_names(inputs: Sequence[Path], out: str, suffix: str, labels: Sequence[str] = ()) -> list[tuple[Path, ...]]:
+def output_names(
+    inputs: Sequence[Path], out: str, suffix: str, labels: Sequence[str] = (), add: bool = False
+) -> list[tuple[Path, ...]]:
     """Name the outputs of every input: one each, or one for each label.
 
     In a folder they are called after the input (`photo.jpg` gives `photo.ugic`); with labels,
@@ -61,20 +63,17 @@ def output_names(inputs: Sequence[Path], out: str, suffix: str, labels: Sequence
         out: what the user gave as output (see `output_folder`).
         suffix: suffix of names in a folder, with its dot.
         labels: a word for each of several outputs of one input.
+        add: keep the suffix of the input in those names: `photo.jpg` gives `photo.jpg.ugic`.
 
     Raises:
         UsageError: two inputs would share an output, or an output would replace an input.
     """
     folder = output_folder(inputs, out)
-
-    def label_names(stem: str, suffix: str) -> list[str]:
-        return [f"{stem}.{label}{suffix}" for label in labels] or [f"{stem}{suffix}"]
-
     if folder is None:
         target = Path(out)
-        names = [tuple(target.with_name(name) for name in label_names(target.stem, target.suffix))]
+        names = [tuple(target.with_name(name) for name in names_in_folder(target, target.suffix, labels))]
     else:
-        names = [tuple(folder / name for name in label_names(path.stem, suffix)) for path in inputs]
+        names = [tuple(folder / name for name in names_in_folder(path, suffix, labels, add)) for path in inputs]
 
     sources = {os.path.normcase(os.path.realpath(path)) for path in inputs}
     claimed: dict[str, Path] = {}
@@ -84,11 +83,16 @@ def output_names(inputs: Sequence[Path], out: str, suffix: str, labels: Sequence
             if key in sources:
                 raise UsageError(f"{output}: this output would replace an input; choose another name or folder")
             if key in claimed:
-                raise UsageError(
-                    f"{path} and {claimed[key]} would both be written to {output}; give them separate folders"
-                )
+                remedy = "give them separate folders" + ("" if add else ", or give --suffix add")
+                raise UsageError(f"{path} and {claimed[key]} would both be written to {output}; {remedy}")
             claimed[key] = path
     return names
+
+
+def names_in_folder(source: Path, suffix: str, labels: Sequence[str] = (), add: bool = False) -> list[str]:
+    """The names of an input's outputs in their folder; see `output_names`. Standard input is called `stdin`."""
+    stem = "stdin" if source == Path("-") else source.name if add else source.stem
+    return [f"{stem}.{label}{suffix}" for label in labels] or [f"{stem}{suffix}"]
 
 
 def make_folder(folder: Path, parents: bool = False) -> None:

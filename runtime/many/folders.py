@@ -1,13 +1,12 @@
 """A folder of files: options, a run through several processes, and a run that was killed goes on.
 
-An output appears under its name when it is whole (`output.write_atomically`), so that "exists" means "done": what a
-run left undone is what the next one does.
+An output appears under its name when it is whole (`output.write_atomically`), so that what exists and is not older than
+its source is done: what a run left undone is what the next one does.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from pathlib import Path
 from ugicm.runtime.commands.cli import printable
 from ugicm.runtime.errors import BackendError, OutputError, UsageError
 from ugicm.runtime.files.output import remove_stale
+from ugicm.runtime.files.tree import find_tasks, is_done
 from ugicm.runtime.many.jobs import Outcome, Recipe, work
 from ugicm.runtime.many.summary import Summary, as_json, as_table, progress, record
-from ugicm.runtime.many.tasks import find_tasks
 from ugicm.runtime.processes.cpus import processors
 
 
@@ -28,7 +27,7 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--jobs", type=int, metavar="N", help="processes; default: one for each usable CPU; 1: none beside this"
     )
-    group.add_argument("--force", action="store_true", help="do files again whose outputs exist")
+    group.add_argument("--force", action="store_true", help="do files again whose outputs are up to date")
     group.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -53,6 +52,7 @@ def run_folder(
     suffix: str,
     labels: Sequence[str],
     options: argparse.Namespace,
+    made_so: Callable[[Path], bool] | None = None,
 ) -> int:
     """Works on every file below a folder and prints a summary.
 
@@ -62,7 +62,8 @@ def run_folder(
         recipe: opened once by each process.
         suffixes: of inputs, lower case, with the dot.
         suffix, labels: of outputs; see `output.output_names`.
-        options: `output`, and what `add_folder_options` adds.
+        options: `output`, `suffix`, and what `add_folder_options` adds.
+        made_so: whether an output that exists is what this run would make; None where only its age can tell.
 
     Returns:
         0, or 2 if any file failed.
@@ -81,19 +82,21 @@ def run_folder(
         raise OutputError(f"{out}: cannot be created: its own parent folder does not exist; create that first")
     if jobs is not None and not 1 <= jobs <= 1024:
         raise UsageError(f"--jobs {jobs}: use a number from 1 to 1024")
-    tasks, clashes, notes = find_tasks(folder, out, suffixes, suffix, labels)
+    found = find_tasks(folder, out, suffixes, suffix, labels, options.suffix == "add")
+    tasks, clashes, notes = found.tasks, found.clashes, found.notes
     if not tasks and not clashes:
         raise UsageError(f"{folder}: no file in it ends in {', '.join(sorted(suffixes))}")
     targets = {output.parent for task in tasks for output in task.outputs}
     if stale := sum(map(remove_stale, targets)):
         notes.append(f"{stale} unfinished file{'s' * (stale > 1)} of a killed run removed")
 
-    summary = Summary(verb, files=len(tasks) + len(clashes))
+    ignored = {printable(kind): count for kind, count in sorted(found.ignored.items())}
+    summary = Summary(verb, files=len(tasks) + len(clashes), ignored=ignored)
     started = time.perf_counter()
-    wanted = [task for task in tasks if options.force or not all(map(os.path.isfile, task.outputs))]
+    wanted = [task for task in tasks if options.force or not is_done(task, made_so)]
     summary.skipped = len(tasks) - len(wanted)
     if summary.skipped:
-        notes.append(f"{summary.skipped} skipped, their outputs exist (--force does them again)")
+        notes.append(f"{summary.skipped} skipped, their outputs are up to date (--force does them again)")
     summary.jobs = min(jobs or processors(), max(len(wanted), 1))
     ended: BaseException | None = None
     with progress(verb, len(wanted)) as (say, advance):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ugicm.runtime.errors import BackendError, DiskError, UgicError
-from ugicm.runtime.many.tasks import Task
+from ugicm.runtime.files.tree import Task
 from ugicm.runtime.processes import signals
 from ugicm.runtime.processes.pool import Pool
 from ugicm.runtime.processes.worker import DiedError
@@ -23,11 +23,13 @@ class Figures:
     Attributes:
         bytes_in, bytes_out: of the input and of all outputs.
         pixels: of the image.
+        carried: bytes of `bytes_out` that hold transparency and metadata.
     """
 
     bytes_in: int
     bytes_out: int
     pixels: int
+    carried: int = 0
 
 
 Work = Callable[[Path, tuple[Path, ...]], Figures]

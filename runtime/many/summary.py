@@ -21,7 +21,10 @@ _LINE_EVERY = 5.0  # seconds between lines of progress where there is no termina
 
 @dataclass
 class Summary:
-    """What a run did: `done`, `skipped` and `failed` count files, `failures` says why by file."""
+    """What a run did: `done`, `skipped` and `failed` count files, `failures` says why by file.
+
+    `ignored` counts the files of other suffixes.
+    """
 
     verb: str
     files: int = 0
@@ -32,9 +35,11 @@ class Summary:
     bytes_in: int = 0
     bytes_out: int = 0
     pixels: int = 0
+    carried: int = 0
     seconds: float = 0.0
     jobs: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @property
     def bpp(self) -> float | None:
@@ -129,6 +134,7 @@ def as_table(summary: Summary) -> str:
     rows += [(f"  {reason}", f"{count:,}") for reason, count in summary.reasons().most_common()]
     rows += [("not tried", f"{summary.not_tried:,}")] * bool(summary.not_tried)
     rows += [("bytes in", f"{summary.bytes_in:,}"), ("bytes out", f"{summary.bytes_out:,}")]
+    rows += [("  of them metadata and transparency", f"{summary.carried:,}")] * bool(summary.carried)
     if summary.bpp is not None:
         rows.append(("bits a pixel", f"{summary.bpp:.3f}"))
     rate = summary.done / summary.seconds if summary.seconds else 0

@@ -1,4 +1,4 @@
-"""What fuzzing runs: any bytes as a file, a staged substream, a manifest or a bundle's arrays."""
+"""What fuzzing runs: any bytes as a file, its sections, a staged substream, a manifest, arrays or a picture."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+from PIL import Image
 
+from tests.runtime.files import makers
 from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends import Graph
@@ -23,6 +26,9 @@ from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bitstream import Guard, Section
 from ugicm.runtime.bundle import Bundle, read_arrays
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files import picture, profiles, sections
+from ugicm.runtime.files.images import picture_bytes
+from ugicm.runtime.files.picture import Picture
 from ugicm.runtime.guard import Rounding
 from ugicm.runtime.manifest import MANIFEST, Manifest
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
@@ -36,7 +42,11 @@ KINDS = (
     "exact.npz",
     "edits of a bundle's arrays",
     "a staged substream",
+    "sections of a file",
+    "a picture",
 )
+_LARGEST = 1 << 20  # pixels of a picture: larger ones take memory and show nothing more
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 _EDIT = 8  # bytes of an edit: array, operation, 16 bits of position, 32 bits of value
 _TYPES = ("<u4", "<i4", "<f4", "<f8", "<i2", "|i1", "<U1", "|S1", "<c8", "|b1", "<u8", ">i4", "<M8[s]", "|V3")
 _NUMBERS = (np.nan, np.inf, -np.inf, 0.0, 1e38, -1.0, 2.0**31, 2.0**24)
@@ -89,6 +99,10 @@ def attack(data: bytes) -> str:
             elif kind == 6:
                 symbols, written = _read_staged(payload)
                 assert _read_staged(written)[0] == symbols, "other symbols are written than were read"
+            elif kind == 7:
+                _carry(files[0], payload)
+            elif kind == 8:
+                _read(payload)
             else:
                 names = ("tables.npz", "exact.npz")
                 changed = {names[kind - 3]: payload} if kind < 5 else _edited({n: contents[n] for n in names}, payload)
@@ -104,6 +118,37 @@ def _decode(codec: Codec, data: bytes) -> None:
     stream = bitstream.parse(data)
     assert bitstream.pack(stream) == data, "two files of one content"
     assert codec.decode(data, "machine").shape == (stream.height, stream.width, 3)
+
+
+def _carry(file: bytes, payload: bytes) -> None:
+    """A file with some sections, each a byte of type, two of length and so many more, decoded and written again."""
+    found: dict[int, bytes] = {}
+    form, at = _FORMATS[payload[0] % len(_FORMATS)] if payload else "PNG", 1
+    while at + 3 <= len(payload):
+        length = int.from_bytes(payload[at + 1 : at + 3], "little")
+        found[max(1, payload[at])] = payload[at + 3 : at + 3 + length]
+        at += 3 + length
+    carried = tuple(bitstream.Section(kind, data) for kind, data in sorted(found.items()))
+    data = bitstream.pack(replace(bitstream.parse(file), sections=carried))
+    stream = bitstream.parse(data)
+    assert bitstream.pack(stream) == data, "two files of one content"
+    extras = sections.extras_of(stream)
+    assert extras.alpha is None or extras.alpha.shape == (stream.height, stream.width)
+    pixels = np.zeros((stream.height, stream.width, 3), np.uint8)
+    view = Picture(pixels, extras.alpha, extras.icc, extras.exif, extras.xmp)
+    assert picture_bytes(view, form, Path("view"))
+
+
+def _read(payload: bytes) -> None:
+    with patch.object(picture, "MAX_PIXELS", _LARGEST):
+        found = picture.read_picture(payload[1:], keep_profile=bool(payload[0] & 1) if payload else False)
+    height, width, channels = found.pixels.shape
+    assert channels == 3 and found.pixels.dtype == np.uint8
+    assert found.alpha is None or found.alpha.shape == (height, width)
+    tiny = bitstream.Bitstream(bytes(8), 1, width, height, b"", (b"",), 0)
+    back = bitstream.parse(sections.attach(bitstream.pack(tiny), found))
+    alpha = sections.extras_of(back).alpha
+    assert (alpha is None) == (found.alpha is None) and (alpha is None or (alpha == found.alpha).all())
 
 
 def _read_staged(data: bytes) -> tuple[list[int], bytes]:
@@ -219,12 +264,47 @@ def seeds() -> list[bytes]:
     edit = bytes([3, 0, 1, 0, 0, 0, 1, 0])
     found = [bytes([0]) + file for file in files[::2]] + [bytes([1]) + file[:-4] for file in files[::2]]
     stream = bitstream.parse(files[2])
-    sections = (Section(bitstream.ALPHA, b"a"), Section(bitstream.ICC_PROFILE, b"icc"))
-    for guard, extra in ((Guard(12, 1024), ()), (None, sections), (Guard(8, 32), sections)):
+    carried = (Section(bitstream.ALPHA, b"a"), Section(bitstream.ICC_PROFILE, b"icc"))
+    for guard, extra in ((Guard(12, 1024), ()), (None, carried), (Guard(8, 32), carried)):
         packed = bitstream.pack(replace(stream, guard=guard, sections=extra))
         found += [bytes([0]) + packed, bytes([1]) + packed[:-4]]
     found += [b"\6" + _staged_seed(12, 256), b"\6" + _staged_seed(8, 32)]
     manifest = json.dumps(json.loads(contents[MANIFEST]), separators=(",", ":"))
     found += [b"\2" + manifest.encode(), b"\3" + small[0], b"\4" + small[1]]
     found += [bytes([5, array]) + edit[1:] for array in range(27)]
-    return found + [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in range(8)]
+    found += [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in range(8)]
+    return found + _seeds_of_sections(bitstream.parse(files[0])) + [b"\x08" + data for data in _seeds_of_pictures()]
+
+
+def _seeds_of_sections(stream: bitstream.Bitstream) -> list[bytes]:
+    exif = Image.Exif()
+    exif[271], exif[274] = "A maker", 6
+    alpha = np.arange(stream.width * stream.height).reshape(stream.height, stream.width).astype(np.uint8)
+    profile = profiles.make_profile("Display P3", profiles.P3, profiles.SRGB_CURVE)
+    bodies = [(1, sections.encode_alpha(alpha)), (2, profile), (4, exif.tobytes()[6:]), (6, b"<x/>"), (8, b"new")]
+    whole = [bytes([kind]) + len(body).to_bytes(2, "little") + body for kind, body in bodies]
+    choices = [*([part] for part in whole), [whole[1], whole[2], whole[3]], whole]
+    return [bytes([7, form]) + b"".join(parts) for form, parts in enumerate(choices)]
+
+
+def _seeds_of_pictures() -> list[bytes]:
+    profile = profiles.make_profile("Display P3", profiles.P3, profiles.SRGB_CURVE)
+    exif = Image.Exif()
+    exif[271], exif[274] = "A maker", 6
+    deep = np.arange(48, dtype=np.uint16).reshape(4, 4, 3) * 1300
+    found = [
+        makers.png(deep, makers.iccp(profile), transparent=bytes(6)),
+        makers.png(deep, makers.chunk(b"cICP", bytes([9, 16, 0, 1])), makers.chunk(b"eXIf", exif.tobytes()[6:])),
+        makers.png(deep[..., 0], makers.gama(1.0)),
+        makers.png(deep[..., :2]),
+        makers.tiff(deep, ">", more={34675: (7, profile), 274: (3, b"\0\6")}),
+        makers.tiff(deep[..., 0], photometric=0),
+        makers.tiff(deep.astype(np.float32)),
+    ]
+    image = Image.fromarray((deep >> 8).astype(np.uint8)).resize((16, 16))
+    for form in ("JPEG", "WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "QOI", "ICO", "PPM"):
+        buffer = io.BytesIO()
+        options = {"exif": exif.tobytes(), "icc_profile": profile} if form in ("JPEG", "WEBP", "AVIF") else {}
+        image.save(buffer, form, **options)
+        found.append(buffer.getvalue())
+    return [bytes([i & 1]) + data for i, data in enumerate(found)]

@@ -252,7 +252,7 @@ def test_a_warning_is_one_line_and_no_error(tmp_path: Path, capsys: pytest.Captu
     from PIL import Image
 
     Image.new("RGBA", (40, 30), (255, 0, 0, 99)).save(path)
-    assert main(["encode", str(path), "-o", str(tmp_path / "x")]) == 0
+    assert main(["encode", str(path), "-o", str(tmp_path / "x"), "--opaque"]) == 0
     error = capsys.readouterr().err
     assert error.startswith("warning: ") and error.count("\n") == 1 and "white" in error
 

@@ -20,8 +20,8 @@ from ugicm import Codec
 from ugicm.runtime.commands.cli import main
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.files.images import read_image, write_image
+from ugicm.runtime.files.tree import Task, find_tasks
 from ugicm.runtime.many import folders
-from ugicm.runtime.many.tasks import Task, find_tasks
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = ROOT / "tests" / "golden" / "v1" / "bundle"
@@ -56,7 +56,7 @@ def test_a_tree_goes_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtur
         for stem, name in (("a", "a.png"), ("b/c", "b/c.JPG"), ("b/deep/er/d", "b/deep/er/d.webp"))
     }
     assert tree(out) == expected
-    assert "1 other file ignored" in error and "encode: 3 of 3 files" in error and "\x1b" not in error + output
+    assert "1 other file ignored (1 .txt)" in error and "encode: 3 of 3 files" in error and "\x1b" not in error + output
     rows = dict(line.strip().rsplit("  ", 1) for line in output.splitlines())
     rows = {name.strip(): value.strip() for name, value in rows.items()}
     total = sum(map(len, expected.values()))
@@ -88,11 +88,14 @@ def test_what_exists_is_skipped_and_what_fails_is_told(tmp_path: Path, capsys: p
     assert error.count("error: ") == 4
     assert set(tree(out)) == {"a.ugic"}
 
-    (out / "a.ugic").write_bytes(b"mine")
+    whole = tree(out)["a.ugic"]
     assert main(command) == 2
-    assert "1 skipped" in capsys.readouterr().err and tree(out) == {"a.ugic": b"mine"}
+    assert "1 skipped" in capsys.readouterr().err
+    (out / "a.ugic").write_bytes(whole[:-1])  # newer than its source and of the same header
+    assert main(command) == 2
+    assert tree(out) == {"a.ugic": whole[:-1]}
     assert main([*command, "--force"]) == 2
-    assert tree(out)["a.ugic"].startswith(b"UGIC")
+    assert tree(out) == {"a.ugic": whole}
 
 
 def test_links_and_the_output_are_not_walked(tmp_path: Path) -> None:
@@ -101,21 +104,27 @@ def test_links_and_the_output_are_not_walked(tmp_path: Path) -> None:
     (source / "sub" / "loop").symlink_to(source)
     (source / "also.png").symlink_to(source / "a.png")
     (source / "gone.png").symlink_to(source / "nowhere.png")
-    tasks, clashes, notes = find_tasks(source, source / "out", [".png"], ".ugic", ())
-    assert outputs_of(tasks, source / "out") == ["a.ugic", "also.ugic", "gone.ugic", "sub/b.ugic"]
-    assert clashes == [] and notes == ["1 linked folder not followed", "1 other file ignored"]
+    (source / "sub" / "IMG.HEIC").touch()
+    (source / "notes").touch()
+    (source / "sub" / "b.heic").touch()
+    found = find_tasks(source, source / "out", [".png"], ".ugic", ())
+    assert outputs_of(found.tasks, source / "out") == ["a.ugic", "also.ugic", "gone.ugic", "sub/b.ugic"]
+    assert found.clashes == [] and found.ignored == {".heic": 2, "": 1}
+    assert found.notes == ["1 linked folder not followed", "3 other files ignored (2 .heic, 1 without a suffix)"]
 
 
 def test_labels_may_clash_with_names(tmp_path: Path) -> None:
     for name in ("a.ugic", "a.human.ugic", "b.ugic"):
         (tmp_path / name).touch()
     out = tmp_path / "out"
-    assert find_tasks(tmp_path, out, [".ugic"], ".png", ())[1] == []
-    tasks, clashes, _ = find_tasks(tmp_path, out, [".ugic"], ".png", ("human", "machine"))
-    assert len(tasks) == 3 and clashes == []
+    assert find_tasks(tmp_path, out, [".ugic"], ".png", ()).clashes == []
+    found = find_tasks(tmp_path, out, [".ugic"], ".png", ("human", "machine"))
+    assert len(found.tasks) == 3 and found.clashes == []
     (tmp_path / "a.UGIC").touch()
-    tasks, clashes, _ = find_tasks(tmp_path, out, [".ugic"], ".png", ("human", "machine"))
-    assert [source.name for source, _ in clashes] == ["a.UGIC", "a.ugic"] and len(tasks) == 2
+    found = find_tasks(tmp_path, out, [".ugic"], ".png", ("human", "machine"))
+    assert [source.name for source, _ in found.clashes] == ["a.UGIC", "a.ugic"] and len(found.tasks) == 2
+    assert "--suffix add" in found.clashes[0][1]
+    assert find_tasks(tmp_path, out, [".ugic"], ".png", ("human", "machine"), add=True).clashes == []
 
 
 @pytest.mark.parametrize(
@@ -269,3 +278,44 @@ def test_what_a_killed_worker_left_goes_with_the_run_it_died_in(
     monkeypatch.setattr(folders, "work", leaving_something)
     assert main(["encode", str(source), "-o", str(out), "--bundle", str(BUNDLE), "--jobs", "1"]) == 0
     assert set(tree(out)) == {"a.ugic"}
+
+
+def test_outputs_out_of_date_are_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out, back = (tmp_path / name for name in ("in", "out", "back"))
+    pictures(source, ["a.png", "b.png"])
+    encode = ["encode", str(source), "-o", str(out), "--bundle", str(BUNDLE), "--jobs", "1", "--json"]
+    decode = ["decode", str(out), "-o", str(back), "--bundle", str(BUNDLE), "--jobs", "1", "--json"]
+
+    def done(command: list[str]) -> tuple[int, int]:
+        assert main(command) == 0
+        facts = json.loads(capsys.readouterr().out)
+        return facts["done"], facts["skipped"]
+
+    assert done(encode) == (2, 0) and done(encode) == (0, 2)
+    assert done(decode) == (2, 0) and done(decode) == (0, 2)
+    later = time.time_ns() + 3600 * 10**9
+    os.utime(source / "a.png", ns=(later, later))
+    assert done(encode) == (1, 1)
+    os.utime(out / "a.ugic", ns=(later, later))
+    assert done(encode) == (0, 2) and done(decode) == (1, 1)
+    assert done([*encode, "-q", "1"]) == (2, 0) and done([*encode, "-q", "1"]) == (1, 1)  # a.png is of the future
+    (out / "b.ugic").write_bytes(b"mine")
+    os.utime(source / "a.png", ns=(0, 0))
+    assert done([*encode, "-q", "1"]) == (1, 1)
+
+
+def test_suffixes_can_be_added_and_times_preserved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out, back = (tmp_path / name for name in ("in", "out", "back"))
+    pictures(source, ["b.png", "b.jpg"])
+    (source / "c.mpo").write_bytes((source / "b.jpg").read_bytes())
+    (source / "IMG_1.HEIC").write_bytes(b"x")
+    os.utime(source / "b.png", ns=(10**18, 10**18))
+    options = ["--bundle", str(BUNDLE), "--jobs", "1", "--json", "--preserve", "--suffix", "add"]
+    assert main(["encode", str(source), "-o", str(out), *options]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["ignored"] == {".heic": 1}
+    assert set(tree(out)) == {"b.png.ugic", "b.jpg.ugic", "c.mpo.ugic"}
+    assert (out / "b.png.ugic").stat().st_mtime_ns == 10**18
+    assert main(["decode", str(out), "-o", str(back), *options[:-2], "--format", "ppm"]) == 0
+    assert set(tree(back)) == {"b.png.ppm", "b.jpg.ppm", "c.mpo.ppm"}
+    assert (back / "b.png.ppm").stat().st_mtime_ns == 10**18
