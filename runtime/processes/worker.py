@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -56,6 +58,7 @@ class Worker:
             asked = theirs, self.memory, os.getpid(), start, arguments
             self._process = context.Process(target=_serve, args=asked, daemon=True)
             try:
+                _start_tracker()
                 with signals.held():
                     self._process.start()
             except KeyboardInterrupt:
@@ -129,6 +132,12 @@ class Worker:
         self._process.kill()
         self._process.join()
         self.memory.close()
+
+
+def _start_tracker() -> None:
+    """Starts what `multiprocessing` starts with the first process: done there, it would let SIGINT through again."""
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()
 
 
 # ---- what runs in the process
