@@ -9,12 +9,13 @@ import torch
 
 from ugicm.export.compressai_source import compressai_source
 from ugicm.export.compressai_zoo import SERVED, ZooError, architecture_of, load_zoo, state_of
+from ugicm.export.mlic_source import architecture_of_mlic, load_mlic, mlic_source
 from ugicm.export.source import Source
 from ugicm.export.ugicm import ugicm_source
 from ugicm.models.ugicm import UGICM, UGICMConfig
 
 FORMAT = "ugicm-checkpoint-1"
-TAKEN = f"ugicm.training.train, or CompressAI's {', '.join(SERVED)}"
+TAKEN = f"ugicm.training.train, UG-ICM's or MLIC++'s authors, or CompressAI's {', '.join(SERVED)}"
 
 
 class CheckpointError(Exception):
@@ -26,7 +27,7 @@ def load(path: Path, architecture: str | None = None) -> Source:
 
     Args:
         path: the file.
-        architecture: of a CompressAI model, by name; None recognises it.
+        architecture: of a checkpoint not written by `ugicm.training`, by name; None recognises it.
 
     Raises:
         CheckpointError: no such file, no checkpoint, or one of something else.
@@ -53,7 +54,7 @@ def recognise(values: Any, path: Path, architecture: str | None = None) -> Sourc
     if values.get("format") != FORMAT:
         return _foreign(values, path, architecture)
     if architecture is not None:
-        raise CheckpointError(f"{path}: a UG-ICM checkpoint says itself what it is; leave --arch out")
+        raise CheckpointError(f"{path}: a checkpoint of ugicm.training says itself what it is; leave --arch out")
     try:
         model = UGICM(UGICMConfig.from_dict(values["config"]))
         state = values["state_dict"]
@@ -65,8 +66,15 @@ def recognise(values: Any, path: Path, architecture: str | None = None) -> Sourc
 
 
 def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> Source:
-    """The `Source` of a checkpoint that is not UG-ICM's: one of CompressAI's, or none that is taken."""
+    """The `Source` of a checkpoint that `ugicm.training` did not write, if it is one that is taken."""
     state = state_of(values)
+    if state is not None and (name := architecture_of_mlic(state)):
+        if architecture not in (None, name):
+            raise CheckpointError(f"{path}: holds {name}, not {architecture}; leave --arch out")
+        try:
+            return mlic_source(*load_mlic(state))
+        except ZooError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     found = architecture or (architecture_of(state) if state else None)
     if state is None or found is None:
         keys = ", ".join(sorted(str(k) for k in values)[:4])

@@ -23,9 +23,9 @@ from ugicm.models.macs import count_macs
 
 LATENT_STRIDE = 16
 HYPER_STRIDE = 64
-_REACHES = (127, 255, 511, 1023, 2047, 4095)
+REACHES = (127, 255, 511, 1023, 2047, 4095)
 _BEYOND = 1e-6  # of a channel's probability that its support may leave out
-_TAIL, _FLOOR = 1e-9, 2.0**-16  # as CompressAI's own tables have: its frequencies are of 16 bits
+TABLE_TAIL, TABLE_FLOOR = 1e-9, 2.0**-16  # as CompressAI's own tables have: its frequencies are of 16 bits
 _MACS_SIDE = 256
 
 
@@ -97,18 +97,18 @@ class SynthesisGraph(nn.Module):
         return self.output(self.g_s(y_hat if self.medians is None else y_hat + self.medians))
 
 
-def _probabilities(bottleneck: nn.Module, medians: Tensor, largest: int) -> np.ndarray:
+def integer_probabilities(bottleneck: nn.Module, medians: Tensor, largest: int) -> np.ndarray:
     """(channels, 2·reach + 1) P(median + n), n up to a reach that leaves out next to nothing, or up to `largest`."""
-    for reach in _REACHES:
+    for reach in REACHES:
         p = bottleneck_probabilities(bottleneck, reach, medians).numpy()
         if reach >= largest or 1 - p.sum(1).min() <= _BEYOND:
             break
     return p
 
 
-def _tolerance(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """What the order of summation may change: these latents reach hundreds, in units of the quantiser's step."""
-    return 1e-3 * max(1.0, float(module(*inputs).abs().max()) / 100)
+def tolerance_of(output: Tensor) -> float:
+    """What the order of summation may change: latents reach hundreds, in units of the quantiser's step."""
+    return 1e-3 * max(1.0, float(output.abs().max()) / 100)
 
 
 def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSource]:
@@ -128,7 +128,7 @@ def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSou
     pixels = {0: "n", 1: f"{stride}h", 2: f"{stride}w"}
     latents = {0: "n", 2: f"{ratio}h", 3: f"{ratio}w"} if ratio > 1 else {0: "n", 2: "h", 3: "w"}
     g_a, g_s = AnalysisGraph(model.g_a, own), SynthesisGraph(model.g_s, own)
-    tolerance = _tolerance(g_a, image(1, 1, 1))
+    tolerance = tolerance_of(g_a(*image(1, 1, 1)))
     graphs = {
         "g_a": GraphSource(g_a, ("image", "gain"), ("y",), image, (pixels, {}), tolerance),
         "g_s": GraphSource(
@@ -137,7 +137,7 @@ def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSou
     }
     if hyperprior:
         h_a = HyperAnalysisGraph(model.h_a, medians, magnitudes=not _has_means(model))
-        tolerance = _tolerance(h_a, (latent(1, 1, 1),))
+        tolerance = tolerance_of(h_a(latent(1, 1, 1)))
         graphs["h_a"] = GraphSource(h_a, ("y",), ("z",), lambda h, w, n: (latent(h, w, n),), (latents,), tolerance)
     if hyperprior and _has_means(model):
 
@@ -145,7 +145,7 @@ def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSou
             return (torch.round(torch.randn(n, model.N, h, w, generator=generator) * 2),)
 
         h_s = MeanGraph(model.h_s, medians, model.M)
-        tolerance = _tolerance(h_s, hyper_latent(1, 1, 1))
+        tolerance = tolerance_of(h_s(*hyper_latent(1, 1, 1)))
         coarse = {0: "n", 2: "h", 3: "w"}
         graphs["h_s_mean"] = GraphSource(h_s, ("z",), ("mean",), hyper_latent, (coarse,), tolerance)
     return graphs
@@ -179,7 +179,7 @@ def compressai_source(zoo: ZooModel) -> Source:
     hyperprior = hasattr(model, "h_s")
     centres = model.entropy_bottleneck.quantiles[:, 0, 1].detach().clone()
     medians = centres[:, None, None]
-    probabilities = _probabilities(model.entropy_bottleneck, centres, _REACHES[3] if hyperprior else _REACHES[-1])
+    probabilities = integer_probabilities(model.entropy_bottleneck, centres, REACHES[3] if hyperprior else REACHES[-1])
     limit = probabilities.shape[1] // 2
 
     def analyse(image: Tensor, quality: int) -> np.ndarray:
@@ -216,7 +216,7 @@ def compressai_source(zoo: ZooModel) -> Source:
         },
         y_probabilities=None if hyperprior else probabilities,
         skip_below=0.0,
-        table_tail=_TAIL,
-        table_floor=_FLOOR,
+        table_tail=TABLE_TAIL,
+        table_floor=TABLE_FLOOR,
         notes=() if zoo.updated else (f"its entropy tables were not updated: {built}",),
     )

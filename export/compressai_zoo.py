@@ -133,17 +133,17 @@ def load_zoo(state: Mapping[str, Tensor], architecture: str) -> ZooModel:
     weights = {k: v for k, v in state.items() if not k.endswith(_TABLES)}
     n, m = (len(weights.get(f"g_a.{i}.bias", ())) for i in (0, 6))
     module: nn.Module = kind(n, m) if n and m else kind(1, 1)
-    if unfit := _unfit(module, weights):
-        raise ZooError(f"its weights are not those of {architecture} ({unfit}); is --arch right?")
+    if reason := unfit(module, weights):
+        raise ZooError(f"its weights are not those of {architecture} ({reason}); is --arch right?")
     # Its own load_state_dict wants every table present; nn.Module's takes what is left after they are gone.
     nn.Module.load_state_dict(module, weights, strict=False)
     if not all(torch.isfinite(p).all() for p in module.parameters()):
         raise ZooError("some of its weights are not finite; take a checkpoint of before the training diverged")
     updated = state.get("entropy_bottleneck._quantized_cdf", torch.empty(0)).numel() > 0
-    return ZooModel(architecture, module.eval(), _scales(state, hasattr(module, "h_s")), updated)
+    return ZooModel(architecture, module.eval(), scales_of(state, hasattr(module, "h_s")), updated)
 
 
-def _unfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
+def unfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """Why weights are not those of a module; empty where they are."""
     wanted = dict(module.named_parameters())
     known = {*wanted, *module.state_dict()}
@@ -158,7 +158,8 @@ def _unfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def _scales(state: Mapping[str, Tensor], hyperprior: bool) -> np.ndarray:
+def scales_of(state: Mapping[str, Tensor], hyperprior: bool) -> np.ndarray:
+    """float64 (rows,), the checkpoint's scale table or the standard one; empty without a hyperprior."""
     if not hyperprior:
         return np.zeros(0)
     table = state.get("gaussian_conditional.scale_table", torch.empty(0)).double().numpy()

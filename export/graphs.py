@@ -9,13 +9,15 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from torch import nn
 
 from ugicm.export.forms.cpu_form import to_cpu
 from ugicm.export.forms.rewriting import rewrite
@@ -24,6 +26,7 @@ from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
 OPSET = 20
 SYMBOL_MAX = {"n": 64, "h": 1024, "w": 1024}
+_MARK = "/own"
 CHECK_SIZES = ((2, 3, 1), (3, 1, 2))
 
 
@@ -61,8 +64,51 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+def export_graphs(graphs: Mapping[str, GraphSource]) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Exports graphs in order; those that are like an earlier one are not traced again, which takes most of the time."""
+    awaited = Counter(graph.like for graph in graphs.values())
+    traced: dict[str, onnx.ModelProto] = {}
+    for name, graph in graphs.items():
+        model = None
+        if graph.like in traced:
+            model = with_weights(traced[graph.like], graphs[graph.like].module, graph.module)
+        if model is None:
+            model = _trace(graph)
+        if awaited[name]:
+            traced[name] = onnx.ModelProto()
+            traced[name].CopyFrom(model)
+        yield name, clean(model, name)
+
+
 def export_graph(name: str, source: GraphSource) -> onnx.ModelProto:
     """Exports a wrapper with dynamic sizes, names that a person can read, and no trace of this machine."""
+    return clean(_trace(source), name)
+
+
+def with_weights(traced: onnx.ModelProto, old: nn.Module, new: nn.Module) -> onnx.ModelProto | None:
+    """The graph of `new` from that of `old`, whose parameters and buffers have the same names but other sizes.
+
+    Returns:
+        None where the exporter did not keep all of them as they are, so that the graph must be traced.
+    """
+    before, after = ({k: v.detach() for k, v in m.state_dict().items()} for m in (old, new))
+    model = onnx.ModelProto()
+    model.CopyFrom(traced)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    if before.keys() != after.keys() or not before.keys() <= tensors.keys():
+        return None
+    for name, value in after.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(value.contiguous().numpy(), name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Conv" and attribute.name == "group" and attribute.i > 1:
+                attribute.i = tensors[node.input[1]].dims[0]  # depthwise: a group a channel
+    del model.graph.value_info[:]
+    return model
+
+
+def _trace(source: GraphSource) -> onnx.ModelProto:
+    """The exporter's graph, its inputs and outputs named."""
     dims = {symbol: torch.export.Dim(symbol, min=1, max=high) for symbol, high in SYMBOL_MAX.items()}
     shapes = tuple(
         {axis: int(text[:-1] or 1) * dims[text[-1]] for axis, text in axes.items()} or None for axes in source.dynamic
@@ -76,13 +122,26 @@ def export_graph(name: str, source: GraphSource) -> onnx.ModelProto:
             source.example(2, 3, 2),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(source.inputs),
-            output_names=list(source.outputs),
+            input_names=[name + _MARK for name in source.inputs],
+            output_names=[name + _MARK for name in source.outputs],
             dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None
-    return clean(program.model_proto, name)
+    model = program.model_proto
+    _take_names(model, (*source.inputs, *source.outputs))
+    return model
+
+
+def _take_names(model: onnx.ModelProto, wanted: tuple[str, ...]) -> None:
+    """Gives inputs and outputs their names, which the exporter may have given to tensors inside as well."""
+    names = {name: f"{name}/inside" for name in wanted} | {name + _MARK: name for name in wanted}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for i, value in enumerate(values):
+                values[i] = names.get(value, value)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.name = names.get(value.name, value.name)
 
 
 def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -164,15 +223,24 @@ def store_halves(model: onnx.ModelProto) -> None:
 
 
 def check_graph(name: str, model: onnx.ModelProto, source: GraphSource) -> Check:
-    """Runs a graph in ONNX Runtime against PyTorch at two sizes and batches."""
+    """Runs a graph in ONNX Runtime against PyTorch at two sizes and batches, and compares all its outputs."""
     run = OnnxRuntime().load(model.SerializeToString(), name)
     largest = 0.0
     for height, width, batch in CHECK_SIZES:
         inputs = source.example(height, width, batch)
         with torch.no_grad():
-            expected = source.module(*inputs).numpy().astype(np.float64)
-        found = run({k: v.numpy() for k, v in zip(source.inputs, inputs, strict=True)})[0]
-        difference = np.abs(found.astype(np.float64) - expected).max() if found.shape == expected.shape else math.inf
-        largest = max(largest, float(difference) if math.isfinite(difference) else math.inf)
+            outputs = source.module(*inputs)
+        expected = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        found = run({k: v.numpy() for k, v in zip(source.inputs, inputs, strict=True)})
+        for ours, theirs in zip(found, expected, strict=True):
+            largest = max(largest, _difference(ours, theirs.numpy()))
     sizes = ", ".join(f"{h}×{w}×{n}" for h, w, n in CHECK_SIZES)
     return Check(len(model.graph.node), sizes, largest, source.tolerance)
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute difference; infinite where shapes differ or anything is not finite."""
+    if found.shape != expected.shape:
+        return math.inf
+    difference = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
+    return difference if math.isfinite(difference) else math.inf

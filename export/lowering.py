@@ -103,3 +103,12 @@ def lower_one(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Sequential):
         return lower(module)
     return module
+
+
+def lower_inside(module: nn.Module) -> nn.Module:
+    """Rewrites, in place, what a module of any kind holds, however deep; returns it."""
+    for name, child in module.named_children():
+        replaced = lower_one(child) if type(child).__name__ == "GDN" else lower_inside(child)
+        if replaced is not child:
+            setattr(module, name, replaced)
+    return module

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ugicm.calibration.exact.integer import FloatLayer
+from ugicm.runtime.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class GraphSource:
         example: (height, width in strides of the codec, batch) to example inputs.
         dynamic: for each input, axis → symbol as "n", "h", "w" or a multiple such as "4h".
         tolerance: largest difference from PyTorch that the check after export accepts, in units of the output.
+        like: an earlier graph of the same module class, which differs in the sizes and values of parameters and buffers
+            alone: then tracing that one serves both. None traces this one.
     """
 
     module: nn.Module
@@ -32,6 +35,7 @@ class GraphSource:
     example: Callable[[int, int, int], tuple[Tensor, ...]]
     dynamic: tuple[dict[int, str], ...]
     tolerance: float
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class Source:
     Attributes:
         architecture: e.g. "ugicm-fast".
         stride, latent_stride, latent_channels, hyper_channels, qualities: as in the manifest.
-        graphs: name → graph, without `h_s`.
-        hyper_synthesis: the part that becomes integer; None where `y` has a factorised prior of its own.
+        graphs: name → graph, without an `h_s` that becomes integer; with `h_s` and the graphs of all stages where there
+            is a schedule.
+        hyper_synthesis: the part that becomes integer; None with a schedule, and where `y` has a factorised prior.
         scales: (rows,) standard deviation of each row of the scale table; none with a factorised prior.
         shares, widths: (rows, K) the mixture of normals of each row and their standard deviations; None is one, of
             the row's own.
@@ -76,6 +81,8 @@ class Source:
         table_tail, table_floor: what a row's support may leave out on either side, and the least probability of an
             entry; see `ugicm.export.tables`.
         notes: what export should tell of the checkpoint, a line each.
+        schedule: how a codec with context decodes `y`; its band is what export proposes before it has measured. None
+            where every scale comes from integers.
     """
 
     architecture: str
@@ -102,6 +109,7 @@ class Source:
     table_tail: float = 1e-7
     table_floor: float = 0.0
     notes: tuple[str, ...] = ()
+    schedule: Schedule | None = None
 
 
 class ImageInput(nn.Module):

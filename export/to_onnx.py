@@ -21,7 +21,7 @@ from ugicm.calibration.exact.emit import to_onnx
 from ugicm.calibration.exact.integer import CalibrationError, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import CheckpointError, load
-from ugicm.export.graphs import Check, check_graph, export_graph
+from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
 from ugicm.export.tables import factorised_tables, latent_tables
 from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
@@ -133,8 +133,8 @@ def export_bundle(
         h_s = to_onnx(exact, "qdq").SerializeToString()
         outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)
         graphs["h_s"], checks["h_s"] = (h_s, ("z",), outputs), check_exact(h_s, exact, golden)
-    for name, graph in source.graphs.items():
-        model = export_graph(name, graph)
+    for name, model in export_graphs(source.graphs):
+        graph = source.graphs[name]
         graphs[name] = (model.SerializeToString(), graph.inputs, graph.outputs)
         checks[name] = check_graph(name, model, graph)
     _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})

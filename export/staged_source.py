@@ -1,0 +1,200 @@
+"""What the sources of all codecs with context share: scales as continuous indexes, and stages run as a decoder does.
+
+The graphs of a schedule read and write one environment of named arrays: outputs of `h_s`, "y_hat" (n, M, H, W), the
+latents decoded so far and zeros elsewhere, "even" (1, 1, H, W), 1 where row + column is even, and the named outputs of
+earlier graphs of the schedule; after a stage also its "mean". A stage gives "index" and "mean", a graph after it "lrp".
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ugicm.calibration.exact.ranges import prior_samples
+from ugicm.export.source import GraphSource, Source
+from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
+from ugicm.runtime.schedule import POSITIONS, Stage
+
+BAND_BITS = 12
+BLOCK = 1024
+LARGEST_SYMBOL = 2**15 - 1
+_UNIFORM = 1e-4  # rows that a table may stray from a log-uniform one and still be taken for it
+
+Run = Callable[[str, Mapping[str, np.ndarray]], list[np.ndarray]]
+"""A graph's name and the environment to the graph's outputs."""
+
+
+class ScaleIndex(nn.Module):
+    """Scales to continuous indexes s: round(s), clipped, is the row of a table where row i serves (t[i-1], t[i]].
+
+    s grows linearly with ln(scale) between neighbouring edges t[0]..t[rows-2], at which it is i + 1/2, and beyond the
+    first and the last goes on as between the nearest two, down to one row below the first.
+
+    Args:
+        table: float64 (rows,) ascending positive scales, at least three.
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
+        super().__init__()
+        logs = np.log(np.asarray(table, np.float64))
+        edges = logs[:-1]
+        steps = np.diff(edges)
+        self.first, self.step = float(edges[0]), float((logs[-1] - logs[0]) / (len(logs) - 1))
+        grid = logs[0] + self.step * np.arange(len(logs))
+        self.uniform = bool(np.abs(logs - grid).max() <= _UNIFORM * self.step)
+        self.edges, self.steps = edges.tolist(), steps.tolist()
+        self.least = float(np.exp(self.first - (self.step if self.uniform else self.steps[0])))
+
+    def forward(self, scale: Tensor) -> Tensor:
+        log = torch.log(scale.clamp(min=self.least))
+        if self.uniform:
+            return (log - self.first) / self.step + 0.5
+        s = (log - self.first).clamp(max=0) / self.steps[0] + 0.5
+        for edge, step in zip(self.edges, self.steps, strict=False):
+            s = s + ((log - edge) / step).clamp(0, 1)
+        return s + (log - self.edges[-1]).clamp(min=0) / self.steps[-1]
+
+
+def even_mask(height: int, width: int) -> Tensor:
+    """(1, 1, height, width) float32: 1 where row + column is even, else 0."""
+    return ((torch.arange(height)[:, None] + torch.arange(width)[None, :] + 1) % 2).float()[None, None]
+
+
+def positions_mask(positions: str, height: int, width: int) -> np.ndarray:
+    """(height, width) bool: where a stage of these positions decodes."""
+    parity = (np.arange(height)[:, None] + np.arange(width)[None, :]) % 2
+    return np.isin(parity, POSITIONS[positions])
+
+
+def run_stages(
+    source: Source, run: Run, z: np.ndarray, symbols_of: Callable[[Stage, np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decodes `y` stage by stage.
+
+    Args:
+        source: a codec with a schedule.
+        run: runs a graph of it.
+        z: (n, Nz, h, w) centred integers, of the float type in which the graphs run.
+        symbols_of: a stage and its "index", (n, b - a, H, W), to its symbols, of the same shape; those at positions of
+            other stages are not looked at.
+
+    Returns:
+        (index, symbols, y_hat), each (n, M, H, W) in the type of `z`.
+    """
+    assert source.schedule is not None
+    ratio = source.stride // source.latent_stride
+    height, width = z.shape[2] * ratio, z.shape[3] * ratio
+    y_hat = np.zeros((len(z), source.latent_channels, height, width), z.dtype)
+    index, symbols = np.zeros_like(y_hat), np.zeros_like(y_hat)
+    known = {"z": z, "y_hat": y_hat, "even": even_mask(height, width).numpy().astype(z.dtype)}
+    known.update(zip(source.graphs["h_s"].outputs, run("h_s", known), strict=True))
+    for stage in source.schedule.stages:
+        (a, b), there = stage.channels, positions_mask(stage.positions, height, width)
+        known.update(zip(source.graphs[stage.graph].outputs, run(stage.graph, known), strict=True))
+        decoded = symbols_of(stage, known["index"])
+        index[:, a:b][..., there] = known["index"][..., there]
+        symbols[:, a:b][..., there] = decoded[..., there]
+        y_hat[:, a:b][..., there] = (decoded + known["mean"])[..., there]
+        if stage.after is not None:
+            known.update(zip(source.graphs[stage.after].outputs, run(stage.after, known), strict=True))
+            y_hat[:, a:b][..., there] += known["lrp"][..., there]
+    return index, symbols, y_hat
+
+
+def in_torch(source: Source, dtype: torch.dtype) -> Run:
+    """Runs graphs as torch modules in a float type; one at a time is copied, so a large codec needs no second copy."""
+
+    def run(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        graph = source.graphs[name]
+        module = copy.deepcopy(graph.module).to(dtype).eval()
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(known[i].copy()).to(dtype) for i in graph.inputs))
+        return [o.numpy() for o in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
+
+    return run
+
+
+def in_onnxruntime(source: Source, models: Mapping[str, bytes], backend: OnnxRuntime) -> Run:
+    """Runs graphs, given as ONNX bytes by name, in ONNX Runtime; a session lasts as long as a run."""
+
+    def run(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return backend.load(models[name], name)({i: known[i] for i in source.graphs[name].inputs})
+
+    return run
+
+
+def given(symbols: np.ndarray) -> Callable[[Stage, np.ndarray], np.ndarray]:
+    """The symbols of a stage out of those of all, (n, M, H, W)."""
+    return lambda stage, index: symbols[:, slice(*stage.channels)]
+
+
+def _plausible(source: Source, rng: np.random.Generator) -> Callable[[Stage, np.ndarray], np.ndarray]:
+    """Symbols as a codec meets them: drawn from the row that each index rounds to."""
+
+    def symbols_of(stage: Stage, index: np.ndarray) -> np.ndarray:
+        rows = np.clip(np.rint(index), 0, len(source.scales) - 1).astype(np.int64)
+        drawn = np.rint(rng.standard_normal(index.shape) * source.scales[rows])
+        return np.clip(drawn, -LARGEST_SYMBOL, LARGEST_SYMBOL)
+
+    return symbols_of
+
+
+def golden_stages(source: Source, sizes: Sequence[tuple[int, int]], seed: int = 20240229) -> dict[str, np.ndarray]:
+    """Golden vectors of the stages: what the torch modules say in float64, given the symbols.
+
+    Args:
+        source: a codec with a schedule.
+        sizes: (height, width) of each `z`.
+        seed: of the latents.
+
+    Returns:
+        For each size i: `z{i}` int16 (1, Nz, h, w); `symbols{i}` int16 (1, M, H, W), the symbols of all stages;
+        `index{i}` float64 (1, M, H, W), the index of each latent from the stage that decodes it.
+    """
+    rng = np.random.default_rng(seed)
+    limit = min(source.z_probabilities.shape[1] // 2, LARGEST_SYMBOL)
+    arrays: dict[str, np.ndarray] = {}
+    for i, (height, width) in enumerate(sizes):
+        z = prior_samples(source.z_probabilities, 1, (height, width), limit, seed + i).astype(np.int16)
+        run = in_torch(source, torch.float64)
+        index, symbols, _ = run_stages(source, run, z.astype(np.float64), _plausible(source, rng))
+        arrays |= {f"z{i}": z, f"symbols{i}": symbols.astype(np.int16), f"index{i}": index}
+    return arrays
+
+
+def measure_deviation(
+    source: Source, models: Mapping[str, bytes], sizes: Sequence[tuple[int, int]] = ((2, 3),)
+) -> float:
+    """The largest |s - s64|, in rows, of single precision on random latents, each decoder going on from its own means.
+
+    Measured over PyTorch and ONNX Runtime's optimisation levels on one thread and two.
+
+    Args:
+        source: a codec with a schedule.
+        models: ONNX bytes of `h_s` and of the graphs of all stages, by name.
+        sizes: (height, width) of each `z` tried.
+    """
+    golden = golden_stages(source, sizes, seed=7)
+    largest = 0.0
+    for i, run in itertools.product(range(len(sizes)), _single_precision(source, models)):
+        z, symbols = (golden[f"{name}{i}"].astype(np.float32) for name in ("z", "symbols"))
+        index, _, _ = run_stages(source, run, z, given(symbols))
+        largest = max(largest, float(np.abs(index - golden[f"index{i}"]).max()))
+    return largest
+
+
+def _single_precision(source: Source, models: Mapping[str, bytes]) -> Iterator[Run]:
+    yield in_torch(source, torch.float32)
+    for level, threads in itertools.product(LEVELS, (1, 2)):
+        yield in_onnxruntime(source, models, OnnxRuntime(threads=threads, level=level))
+
+
+def whole_graphs(source: Source) -> dict[str, GraphSource]:
+    """The graphs that decide symbols: `h_s` and those of all stages, in the order in which a decoder runs them."""
+    assert source.schedule is not None
+    return {name: source.graphs[name] for name in ("h_s", *source.schedule.graphs)}
