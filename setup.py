@@ -67,11 +67,13 @@ setup(
             CUDA,
             # Builds engines without a GPU; there are wheels for these systems.
             "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "setuptools>=69",
+            "wheel>=0.42",
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": ["ugicm=ugicm.runtime.commands.cli:main"]},
+    entry_points={"console_scripts": ["ugicm=ugicm.__main__:main"]},
 )

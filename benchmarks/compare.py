@@ -1,7 +1,7 @@
 """`python -m benchmarks.compare [FOLDER]`: this runtime beside CompressAI, PyTorch (same weights), JPEG, WebP.
 
 Everything runs in one process, on as many threads each, alternating, so that what else the machine does falls on all
-alike; figures are medians and their ratios. `ugicm benchmark --compare` is the same with its own images.
+alike; figures are medians and their ratios.
 
     python -m benchmarks.compare KODAK --checkpoint mbt2018-mean.pth.tar --bundle mbt2018-mean [--int8 B] [--compile]
 
@@ -34,8 +34,9 @@ from ugicm.export.compressai_zoo import architecture_of, load_zoo, state_of
 from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder
-from ugicm.runtime.commands.benchmark import generated_image, sparse_symbols
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.measures.latents import sparse_symbols
+from ugicm.runtime.measures.pictures import generated_image
 from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
 Work = Callable[[], Any]
@@ -209,14 +210,6 @@ def show(found: dict[str, dict[str, dict[str, float]]], as_json: bool) -> None:
         for name, row in rows.items():
             table.add_row(name, f"{row['ms']:.2f}", f"{row['times faster']:.2f}×")
         Console().print(table)
-
-
-def report(images: Sequence[np.ndarray], quality: int, threads: int | None, repeat: int, as_json: bool) -> int:
-    """What `ugicm benchmark --compare` prints, with random weights for CompressAI's model."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint, bundle = random_checkpoint(Path(folder))
-        show(measure(images, quality, threads, repeat, checkpoint, {"mbt2018-mean": bundle}), as_json)
-    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
 import statistics
 import sys
@@ -29,7 +28,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ugicm import Codec
-from ugicm.runtime.admission import Run, graph_runner, reference_runner
+from ugicm.runtime.admission import Exact, graph_runner, reference_runner
 from ugicm.runtime.backends.gpu.device import SYMBOLS, SYMBOLS_BYTES, DeviceArray, DeviceGraph
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
@@ -37,6 +36,7 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.processes.cpus import processors
 from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
 SIZES = {"768×512": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}
@@ -109,7 +109,7 @@ class Bench:
 # ---- exactness
 
 
-def torch_runner(network: ExactNetwork, device: str, tf32: bool) -> Run:
+def torch_runner(network: ExactNetwork, device: str, tf32: bool) -> Exact:
     """The integers as PyTorch convolutions of integer-valued floats."""
     import torch
     from torch.nn import functional
@@ -181,7 +181,7 @@ def exactness(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> 
 
 def exact_runners(
     bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs], network: ExactNetwork
-) -> Iterator[tuple[str, Callable[[], Run]]]:
+) -> Iterator[tuple[str, Callable[[], Exact]]]:
     """(name, what opens it) of every way to run the exact path."""
     device = "cpu" if bench.args.cpu else "cuda"
     yield "onnxruntime (CPU)", lambda: graph_runner(bundle, OnnxRuntime())
@@ -375,7 +375,7 @@ def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> N
                 bench.on_time()
                 before = memory_in_use()
                 medians = {}
-                for name in [n for n in bundle.manifest.graphs if n != "condition"]:
+                for name in [n for n in bundle.manifest.general if n != "condition"]:
                     if isinstance(backend, TorchBackend):
                         run = backend.load(name, size)
                     else:
@@ -493,7 +493,7 @@ def environment() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "python": platform.python_version(),
         "machine": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
     }
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -558,7 +558,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args.sizes = {name: SIZES[name] for name in args.sizes}
     if args.cpu:
         args.sizes, args.runs, args.files = {"192×128": (128, 192)}, min(args.runs, 2), min(args.files, 3)
-    args.workers = args.workers or (1 if args.cpu else max(1, (os.cpu_count() or 2) - 1))
+    args.workers = args.workers or (1 if args.cpu else max(1, processors() - 1))
     return args
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from ugicm.calibration.int8.bundle import view_model
 from ugicm.calibration.int8.graph import FloatGraph
 from ugicm.export.graphs import export_graph
 from ugicm.export.lowering import fold_gdn, shuffled, strided
@@ -28,7 +29,6 @@ from ugicm.models.fast import Block
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
-from ugicm.runtime.onnx_bytes.fold import with_condition
 
 Run = Callable[[], np.ndarray]
 
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     bundle = Bundle.open(args.bundle)
     for name, vector in bundle.condition_vectors.items():
         model = bundle.graph("g_s")[1]
-        given, plain = backend.load(model, "g_s"), backend.load(with_condition(model, "condition", vector), "g_s")
+        given, plain = backend.load(model, "g_s"), backend.load(view_model(bundle, vector), "g_s")
         features = next(i for i in FloatGraph.parse(model).inputs if i.name == "features")
         width = features.type.tensor_type.shape.dim[1].dim_value
         inputs = {"features": rng.normal(size=(1, width, 64, 96)).astype(np.float32)}

@@ -28,8 +28,8 @@ from benchmarks.compare import tensor
 from benchmarks.compressai_decode import pack
 from ugicm import Codec
 from ugicm.models.entropy import compressai_module
-from ugicm.runtime.commands.benchmark import generated_image
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.measures.pictures import generated_image
 
 OURS, THEIRS, PYTHON = "ugicm decode", "script with CompressAI", "python -c pass"
 EXPLAINED = {

@@ -32,7 +32,7 @@ from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.metrics import psnr
-from ugicm.runtime.range_coder import TOTAL, Tables
+from ugicm.runtime.tables import TOTAL, Tables
 from ugicm.training.config import Data
 from ugicm.training.data import Crops, image_files
 

@@ -69,9 +69,8 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
     inputs = sample_inputs(bundle)
     backend = OnnxRuntime(level=level_for(held))
     made = {}
-    for name, entry in bundle.manifest.graphs.items():
-        if "." in name:
-            continue  # a view's own graph, for CPUs
+    for name in bundle.manifest.general:
+        entry = bundle.manifest.graphs[name]
         original = bundle.file(entry.file)
         if name == EXACT:
             assert bundle.exact is not None

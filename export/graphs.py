@@ -65,7 +65,7 @@ def _quiet() -> Iterator[None]:
 
 
 def export_graphs(graphs: Mapping[str, GraphSource]) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Exports graphs in order; those that are like an earlier one are not traced again, which takes most of the time."""
+    """Exports graphs in order; one that is like an earlier one is not traced again, which takes most of the time."""
     awaited = Counter(graph.like for graph in graphs.values())
     traced: dict[str, onnx.ModelProto] = {}
     for name, graph in graphs.items():

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,14 +25,24 @@ from ugicm.calibration.exact.emit import to_onnx
 from ugicm.calibration.exact.integer import CalibrationError, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import CheckpointError, load
+from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
+from ugicm.export.staged_source import golden_stages, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
 from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bitstream import MIN_BAND_BITS
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.graphs.views import view_weights
+from ugicm.runtime.manifest import Join
+from ugicm.runtime.onnx_bytes.weights import graph_weights
+from ugicm.runtime.schedule import Schedule
 
+MARGIN = 4.0
+"""The band is at least so many times the largest deviation measured."""
+GOLDEN_SIZES = ((1, 1), (2, 3))
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
 
@@ -86,8 +100,6 @@ def provable(source: Source, samples: np.ndarray, bits: dict[str, int]) -> dict[
 
 def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]) -> Check:
     """The `h_s` graph in ONNX Runtime against the integers: nothing may differ."""
-    import onnx
-
     run = OnnxRuntime().load(model, "h_s")
     different = 0.0
     count = sum(name.startswith("z") for name in golden)
@@ -97,6 +109,43 @@ def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]
             different += float(np.count_nonzero(found != golden[f"{name}{i}"]))
     nodes = len(onnx.load_model_from_string(model).graph.node)
     return Check(nodes, f"{count} golden vectors", different, 0.0)
+
+
+def check_view(view: tuple[onnx.ModelProto, tuple[Join, ...]], general: bytes, source: Source) -> Check:
+    """The view graph with a condition in its weights against the general graph with that condition as an input."""
+    backend = OnnxRuntime()
+    run, largest = backend.load(general, "g_s"), 0.0
+    given = {t.name for t in view[0].graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    for _, vector in source.conditions.values():
+        condition = vector[None].astype(np.float32)
+        weights = view_weights(graph_weights(general, "g_s"), view[1], condition)
+        folded = backend.load(view[0].SerializeToString(), "g_s", {n: w for n, w in weights.items() if n in given})
+        example = source.graphs["g_s"].example(2, 3, 1)
+        inputs = {n: v.numpy() for n, v in zip(source.graphs["g_s"].inputs, example, strict=True) if n != CONDITION}
+        found, expected = folded(inputs)[0], run({**inputs, CONDITION: condition})[0]
+        largest = max(largest, float(np.abs(found.astype(int) - expected).max()))
+    return Check(len(view[0].graph.node), "2×3×1", largest, source.graphs["g_s"].tolerance)
+
+
+def guarded(source: Source, models: Mapping[str, bytes], console: Console) -> tuple[Schedule, dict[str, np.ndarray]]:
+    """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
+
+    Raises:
+        ExportError: what runs here is farther from float64 than any band allows.
+    """
+    assert source.schedule is not None
+    found = measure_deviation(source, models)
+    bits = min(source.schedule.band_bits, math.floor(-math.log2(MARGIN * max(found, 2.0**-40))))
+    console.print(
+        f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
+        f"from float64; band 2^-{bits} = {2.0**-bits:.2g} rows"
+    )
+    if bits < MIN_BAND_BITS:
+        raise ExportError(
+            f"scale indexes differ by up to {found:.2g} rows between runtimes, more than a band of 2^-{MIN_BAND_BITS} "
+            "allows; a network whose floats are that large cannot be decoded across machines"
+        )
+    return replace(source.schedule, band_bits=bits), golden_stages(source, GOLDEN_SIZES)
 
 
 def export_bundle(
@@ -137,9 +186,18 @@ def export_bundle(
         graph = source.graphs[name]
         graphs[name] = (model.SerializeToString(), graph.inputs, graph.outputs)
         checks[name] = check_graph(name, model, graph)
+    view = view_graph(onnx.load_model_from_string(graphs["g_s"][0]))
+    if view is not None:
+        general = source.graphs["g_s"]
+        inputs = tuple(name for name in general.inputs if name != CONDITION)
+        graphs["g_s.view"] = (view[0].SerializeToString(), inputs, general.outputs)
+        checks["g_s.view"] = check_view(view, graphs["g_s"][0], source)
     _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})
     if exact is not None:
         _print_proof(console, exact)
+    schedule = None
+    if source.schedule is not None:
+        schedule, golden = guarded(source, {name: data for name, (data, _, _) in graphs.items()}, console)
     failed = [f"{name} by {c.difference:g} (tolerance {c.tolerance:g})" for name, c in checks.items() if not c.passed]
     if failed:
         raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")
@@ -169,6 +227,8 @@ def export_bundle(
         "context": source.context,
         "context_digest": source.context_digest,
         "model": source.model,
+        "views": () if view is None else view[1],
+        "schedule": schedule,
     }
     try:
         return write_bundle(output, graphs, tables, exact, golden, fields, part).codec_id

@@ -14,10 +14,11 @@ from ugicm.runtime.bundle import codec_id
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.whole_folder import replace_folder
 from ugicm.runtime.manifest import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.schedule import Schedule
+from ugicm.runtime.tables import Tables
 
 ENCODER = ("g_a", "h_a", "h_s", "h_s_mean", "context")
-DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "condition")
+DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "g_s.view", "condition")
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -72,25 +73,29 @@ def write_bundle(
     Args:
         folder: the bundle's folder; one that holds anything but a bundle is not touched.
         graphs: name → (ONNX bytes, input names, output names).
-        tables, exact, golden: the arrays; no exact network and no golden vectors for a codec without a hyperprior.
+        tables, exact, golden: the arrays; no exact network for a codec with a schedule, neither it nor golden vectors
+            for one without a hyperprior.
         manifest: the remaining fields of the manifest.
         part: "both", "encoder" or "decoder".
 
     Raises:
         FileExistsError: `folder` is a file or holds something that is no bundle.
     """
-    wanted = {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
+    schedule = manifest.get("schedule")
+    stages = schedule.graphs if isinstance(schedule, Schedule) else ()
+    wanted = {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part] + stages
     contents = {f"{name}.onnx": data for name, (data, _, _) in graphs.items() if name in wanted}
     contents["tables.npz"] = npz_bytes(tables)
     if exact is not None:
         contents["exact.npz"] = npz_bytes(exact.to_arrays())
+    if golden:
         contents["golden.npz"] = npz_bytes(golden)
     y, z = (Tables.from_arrays(*(tables[f"{t}_{c}"] for c in ("frequencies", "lengths", "offsets"))) for t in "yz")
     keys = ("stride", "latent_stride", "latent_channels", "hyper_channels")
     geometry = tuple(int(str(manifest[k])) for k in keys)
     full = Manifest(
         format=FORMAT,
-        codec_id=codec_id(y, z, exact, str(manifest["context_digest"]), geometry),  # type: ignore[arg-type]
+        codec_id=codec_id(y, z, exact, str(manifest["context_digest"]), geometry, schedule),  # type: ignore[arg-type]
         part=part,
         graphs={
             name: GraphEntry(f"{name}.onnx", inputs, outputs)

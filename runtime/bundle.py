@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,22 +18,30 @@ import numpy as np
 
 from ugicm.runtime.errors import BundleError, PartError
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, short
 from ugicm.runtime.onnx_bytes.check import check_graph
-from ugicm.runtime.onnx_bytes.fold import with_condition
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.onnx_bytes.weights import graph_weights
+from ugicm.runtime.schedule import Schedule
+from ugicm.runtime.tables import Tables
 
 LARGEST_BUNDLE = 2**30  # bytes of all files
 LARGEST_ARRAYS = 2**28  # of one file, unpacked
 
 
 def codec_id(
-    y: Tables, z: Tables, exact: ExactNetwork | None, context_digest: str, geometry: tuple[int, int, int, int]
+    y: Tables,
+    z: Tables,
+    exact: ExactNetwork | None,
+    context_digest: str,
+    geometry: tuple[int, int, int, int],
+    schedule: Schedule | None = None,
 ) -> str:
     """Names everything that decides what a bitstream means: 16 hexadecimal digits.
 
     A hash of the integer tables, the integer hyper-synthesis, the context's weights and the geometry (stride,
-    latent stride, latent channels, hyper channels). What only decides how latents become pixels is left out, so
+    latent stride, latent channels, hyper channels); of a codec with context also its stages.
+    What only decides how latents become pixels is left out, so
     that a re-trained or INT8 synthesis reads the same files.
     """
     h = hashlib.sha256(b"ugicm codec 1\0")
@@ -43,6 +52,8 @@ def codec_id(
             h.update(len(data).to_bytes(8, "little") + data)
     h.update(exact.digest() if exact else b"no exact network")
     h.update(context_digest.encode())
+    if schedule is not None:  # its band and blocks stand in each file
+        h.update(json.dumps(schedule.to_json()["stages"], sort_keys=True).encode())
     return h.hexdigest()[:16]
 
 
@@ -71,8 +82,13 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self._contents = contents
-        for entry in manifest.graphs.values():
-            check_graph(self.file(entry.file), path / entry.file)
+        self._given: dict[str, tuple[int, ...]] = {}
+        self._weights: dict[str, np.ndarray] | None = None
+        for name, entry in manifest.graphs.items():
+            given = check_graph(self.file(entry.file), path / entry.file)
+            if given and name != "g_s.view":
+                raise BundleError(f"{path / entry.file}: its weights lie outside of the file; export the bundle again")
+            self._given.update(given)
         arrays = self.arrays("tables.npz")
         self.y_tables, self.z_tables = (self._tables(arrays, name) for name in ("y", "z"))
         self.gain = self._matrix(arrays, "gain", manifest.latent_channels)
@@ -83,9 +99,9 @@ class Bundle:
         self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
         if len(self.z_tables.lengths) != manifest.hyper_channels:
             raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
-        if (self.exact is None) != (manifest.hyper_channels == 0):
+        if (self.exact is None) != (manifest.hyper_channels == 0 or manifest.schedule is not None):
             raise BundleError(f"{path}: exact.npz does not fit the manifest; export the bundle again")
-        if self.exact is None and len(self.y_tables.lengths) != manifest.latent_channels:
+        if not manifest.hyper_channels and len(self.y_tables.lengths) != manifest.latent_channels:
             raise BundleError(f"{path}: the tables of y do not fit the manifest; export the bundle again")
         geometry = (
             manifest.stride,
@@ -93,7 +109,7 @@ class Bundle:
             manifest.latent_channels,
             manifest.hyper_channels,
         )
-        found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry)
+        found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry, manifest.schedule)
         if found != manifest.codec_id:
             raise BundleError(
                 f"{path}: the manifest says codec id {manifest.codec_id}, its contents make {found}; "
@@ -159,25 +175,37 @@ class Bundle:
         entry = self.manifest.graphs[name]
         return entry, self.file(entry.file)
 
-    def view(self, name: str, vector: np.ndarray) -> bytes:
-        """The ONNX file of a graph whose input `condition` is given once and for all.
+    @property
+    def folds(self) -> bool:
+        """Whether a condition goes into the weights of `g_s`, or has graphs of its own; else it is an input."""
+        names = self.manifest.graphs
+        return "g_s.view" in names or any(f"g_s.{condition}" in names for condition in self.manifest.conditions)
+
+    def view(self, condition: np.ndarray) -> tuple[bytes, dict[str, np.ndarray]]:
+        """`g_s` under a condition, (1, D) float32: an ONNX file without that input, and the weights to give it.
 
         A view may have a graph of its own, "g_s.human" beside "g_s": one in integers, which no longer takes a condition
         into its weights.
 
-        Args:
-            name: the graph.
-            vector: (1, D) float32.
-
         Raises:
-            BundleError: the condition cannot be folded into the graph.
-            PartError: the bundle holds only the half without this graph.
+            BundleError: the weights do not fit the condition or the graph.
+            PartError: the bundle holds only the half without this graph, or has no views.
         """
-        entry, model = self.graph(name)
-        for condition, known in self.condition_vectors.items():
-            if f"{name}.{condition}" in self.manifest.graphs and np.array_equal(known, vector):
-                return self.graph(f"{name}.{condition}")[1]
-        return with_condition(model, "condition", vector, self.path / entry.file)
+        for name, known in self.condition_vectors.items():
+            if f"g_s.{name}" in self.manifest.graphs and np.array_equal(known, condition):
+                return self.graph(f"g_s.{name}")[1], {}
+        general, model = self.graph("g_s")
+        where = self.path / general.file
+        if self._weights is None:
+            self._weights = graph_weights(model, where)
+        try:
+            weights = view_weights(self._weights, self.manifest.views, condition)
+        except ValueError as error:
+            raise BundleError(f"{where}: {error}; copy or export the bundle again") from None
+        for name, shape in self._given.items():
+            if name not in weights or weights[name].shape != shape:
+                raise BundleError(f"{where}: has no {name[:80]!r} of shape {shape}; copy or export the bundle again")
+        return self.graph("g_s.view")[1], {name: weights[name] for name in self._given}
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

@@ -98,17 +98,26 @@ def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
     height, width = check_image(image)
     size = padded_size(height, width, bundle.manifest.stride)
 
-    def run(work: str, argument: Any, *options: Any) -> Run:
-        return Run(work, argument, options, (work, size, quality), size)
+    def run(work: str, argument: Any, *options: Any, kind: object = None) -> Run:
+        return Run(work, argument, options, (work, size, quality, kind), size)
 
     y, z = yield run("analysed", image, quality)
-    rows, mean = yield run("scaled", z)
-    symbols = yield run("quantised", (y, rows, mean))
-    del y, mean  # large
+    guard = None
+    if bundle.manifest.schedule is not None:
+        from ugicm.runtime import staged
+
+        symbols, y_stream, guard = yield from staged.encode(bundle, np.asarray(y), z, _stages(run))
+        y_streams = [y_stream]
+    else:
+        rows, mean = yield run("scaled", z)
+        symbols = yield run("quantised", (y, rows, mean))
+        del y, mean  # large
+        y_streams = yield Write("y", symbols, rows, max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM)))
     (z_stream,) = yield Write("z", z, z_rows(z.shape), 1)
-    y_streams = yield Write("y", symbols, rows, max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM)))
     checksum = bitstream.symbol_checksum(z, symbols)
-    return bitstream.pack(Bitstream(bundle.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum))
+    return bitstream.pack(
+        Bitstream(bundle.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum, guard)
+    )
 
 
 def decoding(
@@ -122,22 +131,35 @@ def decoding(
     stream = parse(bundle, data, name)
     size = padded_size(stream.height, stream.width, bundle.manifest.stride)
 
-    def run(work: str, argument: Any, *options: Any) -> Run:
-        return Run(work, argument, options, (work, size, stream.quality), size)
+    def run(work: str, argument: Any, *options: Any, kind: object = None) -> Run:
+        return Run(work, argument, options, (work, size, stream.quality, kind), size)
 
     z = yield from hyper_latents(bundle, stream, name)
-    rows, mean = yield run("scaled", z)
-    symbols = yield Read("y", stream.y, rows, name)
+    if stream.guard is not None:
+        from ugicm.runtime import staged
+
+        latents = yield from staged.decode(bundle, z, stream.y[0], stream.guard, name, _stages(run))
+        symbols, y_hat = latents.symbols, latents.y_hat
+    else:
+        rows, mean = yield run("scaled", z)
+        symbols = yield Read("y", stream.y, rows, name)
     if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
         raise DesynchronisedError(
             f"{name}: intact, but its symbols are not those that were encoded; check this machine with ugicm verify"
         )
-    y_hat = yield run("reconstructed", (symbols, mean))
-    del rows, mean, symbols  # large
+    if stream.guard is None:
+        y_hat = yield run("reconstructed", (symbols, mean))
+        del rows, mean
+    del symbols  # large
     images: list[np.ndarray] = yield run(
         "synthesised", (y_hat, stream.height, stream.width), stream.quality, vectors, device
     )
     return images
+
+
+def _stages(run: Callable[..., Run]) -> Callable[[str, dict[str, np.ndarray]], Run]:
+    """Asks for the outputs of a graph of a stage; files at one stage may run it together."""
+    return lambda graph, inputs: run("staged", inputs, graph, kind=graph)
 
 
 def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarray]:
@@ -176,6 +198,8 @@ def parse(bundle: Bundle, data: bytes, name: str) -> Bitstream:
             f"{name}: made by codec {stream.codec_id.hex()}, but this bundle is {bundle.codec_id.hex()}; "
             "name the right one with --bundle"
         )
+    if (stream.guard is not None) != (bundle.manifest.schedule is not None):
+        raise CorruptFileError(f"{name}: its header and its codec disagree on stages; get the file again")
     if stream.quality > bundle.manifest.qualities:
         raise CorruptFileError(
             f"{name}: quality {stream.quality} in a codec of {bundle.manifest.qualities}; get it again"

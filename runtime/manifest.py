@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ugicm.runtime.errors import BundleError, VersionError
+from ugicm.runtime.schedule import Schedule
 
-FORMAT = 1
+FORMAT = 2
+"""What export writes."""
+READ = (1, 2)
+"""What is read: 1 has no views and no schedules."""
 MANIFEST = "manifest.json"
 PARTS = ("both", "encoder", "decoder")
 
@@ -29,6 +33,40 @@ class FileEntry:
 
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class Join:
+    """What a condition changes in a pointwise convolution: W + up · diag(gate) · down, and bias + shift.
+
+    Attributes:
+        weight, bias, down, up: names of tensors of the general graph; a bias that it does not have is 0.
+        gate, shift: (start, stop) of their numbers in the condition; no shift is None.
+        order, units: tensors that say in which order and in which units the shift is added, or None.
+    """
+
+    weight: str
+    bias: str
+    down: str
+    up: str
+    gate: tuple[int, int]
+    shift: tuple[int, int] | None
+    order: str | None
+    units: str | None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Join:
+        """Of a manifest's values. Raises KeyError, TypeError, ValueError."""
+        names = {k: None if values[k] is None else str(values[k]) for k in ("order", "units")}
+        spans = {k: None if values[k] is None else _span(values[k]) for k in ("gate", "shift")}
+        return cls(**{k: str(values[k]) for k in ("weight", "bias", "down", "up")}, **names, **spans)  # type: ignore[arg-type]
+
+
+def _span(values: list[int]) -> tuple[int, int]:
+    start, stop = (int(n) for n in values)
+    if not 0 <= start <= stop <= 2**20:
+        raise ValueError("a part of the condition is out of range")
+    return start, stop
 
 
 @dataclass(frozen=True)
@@ -52,6 +90,8 @@ class Manifest:
         proof: the largest possible |accumulator| of each layer of the exact path.
         model: parameters and kMAC/pixel, for people.
         files: file name → entry.
+        views: how the weights of graph "g_s.view" are made of those of "g_s" and a condition; none without that graph.
+        schedule: of a codec with context, whose symbols are decoded in stages; else None.
     """
 
     format: int
@@ -71,6 +111,13 @@ class Manifest:
     proof: list[dict[str, Any]]
     model: dict[str, Any]
     files: dict[str, FileEntry] = field(default_factory=dict)
+    views: tuple[Join, ...] = ()
+    schedule: Schedule | None = None
+
+    @property
+    def general(self) -> tuple[str, ...]:
+        """Names of the graphs that serve every view; "g_s.view" and the like are some views' own, for CPUs."""
+        return tuple(name for name in self.graphs if "." not in name)
 
     def to_json(self) -> str:
         """Canonical text: the same manifest gives the same bytes."""
@@ -89,9 +136,9 @@ class Manifest:
             version = values["format"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{where}: not a manifest; export the bundle again") from error
-        if version != FORMAT:
+        if version not in READ:
             raise VersionError(
-                f"{where}: bundle format {version!r}, but this release reads {FORMAT}; export the bundle again"
+                f"{where}: bundle format {version!r}, but this release reads {READ[0]} to {READ[-1]}; export it again"
             )
         try:
             values["graphs"] = {
@@ -102,6 +149,9 @@ class Manifest:
                 _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
             }
             values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
+            if values.get("schedule") is not None:
+                values["schedule"] = Schedule.from_json(values["schedule"], int(values["latent_channels"]))
+            values["views"] = tuple(Join.of(join) for join in values.get("views", ()))
             if any(entry.bytes < 0 for entry in values["files"].values()):
                 raise ValueError("a file has a negative size")
             manifest = cls(**values)
@@ -129,6 +179,10 @@ class Manifest:
             raise ValueError("model must be an object")
         if not all(0 <= beta <= 1 for beta in self.conditions.values()):
             raise ValueError("a condition lies outside 0 to 1")
+        if self.schedule is not None and not {"h_s", *self.schedule.graphs} <= set(self.graphs):
+            raise ValueError("a graph of its schedule is missing")
+        if len({join.weight for join in self.views}) < len(self.views):
+            raise ValueError("two views of one weight")
         for name, graph in self.graphs.items():
             if graph.file not in self.files:
                 raise ValueError(f"graph {name} has no file")

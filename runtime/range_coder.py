@@ -1,16 +1,11 @@
 """Symbols to bytes and back: table-driven range coding with an escape code, over constriction.
 
-`docs/bitstream.md` specifies the substreams and the coder bit by bit. Rows of integer frequencies are what a
-stream means; constriction takes float probabilities and gives each of a row's n entries 1 plus its share of
-2**24 - n, cumulated in float64 and floored. Handed the values `frequency - 1`, which are integers that sum to
-2**24 - n, it scales by exactly 1, every partial sum is exact, and it lands on the integer frequencies
-(tests/reference proves it).
+`docs/bitstream.md` specifies the substreams and the coder bit by bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -19,138 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ugicm.runtime.bitstream import read_varint, write_varint
-from ugicm.runtime.errors import BundleError, CorruptFileError, TruncatedError
+from ugicm.runtime.errors import CorruptFileError, TruncatedError
+from ugicm.runtime.tables import Rows, Tables
 
-TOTAL = 1 << 24
-MAX_ENTRIES = TOTAL - 2  # the longest row that constriction accepts
 _WORD = 4  # bytes of a range coder word
-_SHORT, _LIKELY = 18, TOTAL * 2 // 3  # rows that decode faster from the left: at most so long, one entry so frequent
 _BLOCK = 8192  # symbols that are counted at once
-
-Rows = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """A set of rows of integer frequencies. Build it with `from_arrays`, which checks it.
-
-    frequencies: uint32, all rows concatenated; those of a row are at least 1 and sum to 2**24.
-    lengths: int32, entries of each row, the escape (its last entry) included. 0 marks a skipped row: its
-    symbols are always 0 and not coded. 1 marks a row whose every symbol is escaped.
-    offsets: int32, the value of each row's first entry; entry k stands for offset + k.
-    """
-
-    frequencies: NDArray[np.uint32]
-    lengths: NDArray[np.int32]
-    offsets: NDArray[np.int32]
-
-    @classmethod
-    def from_arrays(
-        cls, frequencies: NDArray[Any], lengths: NDArray[Any], offsets: NDArray[Any], *, name: str = "tables"
-    ) -> Tables:
-        """Check the arrays and keep read-only copies. Raises BundleError, which calls them `name`."""
-
-        def require(condition: bool, what: str) -> None:
-            if not condition:
-                raise BundleError(f"{name}: {what}; export the bundle again")
-
-        for array, dtype, field in (
-            (frequencies, np.uint32, "frequencies"),
-            (lengths, np.int32, "lengths"),
-            (offsets, np.int32, "offsets"),
-        ):
-            require(array.dtype == dtype and array.ndim == 1, f"{field} must be a 1-D {np.dtype(dtype)} array")
-        require(lengths.size == offsets.size, f"{lengths.size} lengths but {offsets.size} offsets")
-        require(lengths.size <= 1 << 16, f"{lengths.size} rows, at most 65536 are allowed")
-        wide = lengths.astype(np.int64)
-        require(bool(np.all((wide >= 0) & (wide <= MAX_ENTRIES))), f"row lengths must be 0 to {MAX_ENTRIES}")
-        require(
-            int(wide.sum()) == frequencies.size,
-            f"the rows need {wide.sum()} frequencies, not {frequencies.size}",
-        )
-        require(bool(np.all(frequencies >= 1)), "every frequency must be at least 1")
-        ends = np.concatenate([[0], np.cumsum(frequencies, dtype=np.int64)])
-        stops = np.cumsum(wide)
-        sums = ends[stops] - ends[stops - wide]
-        require(bool(np.all((sums == TOTAL) | (wide == 0))), "the frequencies of a row must sum to 2**24")
-        last = offsets.astype(np.int64) + np.maximum(wide - 2, 0)
-        require(bool(np.all(last < 1 << 31)), "a row reaches past the largest int32 symbol")
-        copies = [np.array(a, dtype=a.dtype.newbyteorder("=")) for a in (frequencies, lengths, offsets)]
-        for copy in copies:
-            copy.setflags(write=False)
-        return cls(*copies)
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are; a row index is less than this."""
-        return self.lengths.size
-
-    def encoder_model(self, row: int) -> Any:
-        """constriction's model of a row of two or more entries, for encoding; built at its first use."""
-        model = self._encoder_models[row]
-        if model is None:
-            model = self._encoder_models[row] = _categorical(self._row(row), lazy=False)
-        return model
-
-    def decoder_model(self, row: int) -> Any:
-        """The same frequencies for decoding: searched from the left where the row is short and one entry likely.
-
-        constriction's cumulated form halves the interval, three nanoseconds a step whatever the data; its lazy form
-        adds up probabilities from the left, which a processor predicts where the outcome is nearly always the same.
-        """
-        model = self._decoder_models[row]
-        if model is None:
-            frequencies = self._row(row)
-            lazy = frequencies.size <= _SHORT and int(frequencies.max()) >= _LIKELY
-            model = _categorical(frequencies, lazy=True) if lazy else self.encoder_model(row)
-            self._decoder_models[row] = model
-        return model
-
-    def coded(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """For each symbol whether its row is coded at all; None where every row of the tables is."""
-        first, skipped = self._skipped
-        if not skipped:
-            return None
-        # One comparison where the skipped rows come before all others, as those of small scales do.
-        return rows >= first if first == skipped else np.take(self.lengths > 0, rows, mode="clip")
-
-    def _row(self, row: int) -> NDArray[np.uint32]:
-        stop = int(self._stops[row])
-        return self.frequencies[stop - int(self.lengths[row]) : stop]
-
-    @cached_property
-    def _skipped(self) -> tuple[int, int]:
-        """How many rows are skipped before the first that is not, and in all."""
-        skipped = self.lengths == 0
-        return int(np.argmin(np.append(skipped, False))), int(np.count_nonzero(skipped))
-
-    @cached_property
-    def limits(self) -> NDArray[np.int32]:
-        """int32 (rows,), the index of each row's escape; -1 for a skipped row."""
-        return self.lengths - np.int32(1)
-
-    @cached_property
-    def starts(self) -> NDArray[np.int32]:
-        """int32 (rows,), the value of each row's first entry; 0 for a skipped row."""
-        return np.where(self.lengths > 0, self.offsets, np.int32(0))
-
-    @cached_property
-    def _encoder_models(self) -> list[Any]:
-        return [None] * self.rows
-
-    @cached_property
-    def _decoder_models(self) -> list[Any]:
-        return [None] * self.rows
-
-    @cached_property
-    def _stops(self) -> NDArray[np.int64]:
-        return np.cumsum(self.lengths, dtype=np.int64)
-
-
-def _categorical(frequencies: NDArray[np.uint32], lazy: bool) -> Any:
-    shares = frequencies.astype(np.float64)
-    shares -= 1
-    return constriction.stream.model.Categorical(shares, perfect=False, lazy=lazy)
 
 
 def encode(symbols: NDArray[np.int32], rows: Rows, tables: Tables, substreams: int = 1) -> list[bytes]:
@@ -236,7 +104,7 @@ def _grouped(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.i
         The scan positions in coding order, without the skipped rows before the first that is not; the rows in use,
         ascending, skipped ones possibly among them; how many symbols each has; and where each ends in the order.
     """
-    skipped = tables._skipped[0]
+    skipped = tables.skipped[0]
     behind = rows >= skipped
     count = np.count_nonzero(behind)
     if not count:
@@ -259,65 +127,137 @@ def _grouped(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.i
 
 def encode_substream(symbols: NDArray[np.int32], rows: Rows, tables: Tables) -> bytes:
     """One substream: see `encode`."""
-    if symbols.size == 0:
-        return b""
-    order, used, counts, ends = _grouped(rows, tables)
-    grouped = symbols[order]
-    if order.size < rows.size and np.count_nonzero(grouped) != np.count_nonzero(symbols):
-        raise ValueError("a symbol of a skipped row is not zero")
-    limits = np.repeat(tables.limits[used], counts)
-    # Modulo 2**32 a symbol below the row's offset becomes a large index: one comparison finds both tails.
-    indexes = (grouped - np.repeat(tables.starts[used], counts)).view(np.uint32)
-    outside = indexes >= limits.view(np.uint32)
-    section = _pack_escapes(grouped[outside]) if outside.any() else b""
-    entries = np.minimum(indexes, limits.view(np.uint32)).view(np.int32)
-    encoder = constriction.stream.queue.RangeEncoder()
-    start, coded = 0, False
-    for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
-        if limit > 0:
-            encoder.encode(entries[start:end], tables.encoder_model(row))
-        elif limit < 0 and entries[start:end].any():
-            raise ValueError("a symbol of a skipped row is not zero")
-        coded = coded or limit >= 0
-        start = end
-    if not coded:
-        return b""
-    words: bytes = encoder.get_compressed().astype("<u4").tobytes()
-    return write_varint(len(section)) + section + words
+    encoder = SubstreamEncoder(tables)
+    encoder.symbols(symbols, rows)
+    return encoder.finish()
 
 
 def decode_substream(stream: bytes, rows: Rows, tables: Tables, out: NDArray[np.int32], where: str) -> None:
     """Decode one substream's symbols into `out` (scan order, zeros before). `where` begins the message of an error."""
-    grouping = _grouped(rows, tables) if rows.size else None
-    if grouping is None or not np.any(tables.lengths[grouping[1]]):
-        if stream:
-            _fail(where, "holds bytes but no symbols")
-        return
-    order, used, counts, ends = grouping
-    section, words = _split(stream, where)
-    grouped = np.zeros(order.size, np.int32)
-    decoder = constriction.stream.queue.RangeDecoder(words)
-    start, coded = 0, False
-    try:
+    decoder = SubstreamDecoder(stream, tables, where)
+    decoder.symbols(rows, out)
+    decoder.finish()
+
+
+class SubstreamEncoder:
+    """Writes one substream, all at once or a stage at a time: the range coder's state goes on from stage to stage."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._escapes: list[bytes] = []
+        self._coded = False
+
+    def entries(self, entries: NDArray[np.int32], model: Any) -> None:
+        """Code entries of a row of two or more that are none of the tables'."""
+        self._encoder.encode(entries, model)
+        self._coded = self._coded or entries.size > 0
+
+    def symbols(self, symbols: NDArray[np.int32], rows: Rows) -> None:
+        """Code 1-D int32 symbols by their rows. Raises ValueError for a symbol of a skipped row that is not zero."""
+        tables = self._tables
+        order, used, counts, ends = _grouped(rows, tables)
+        grouped = symbols[order]
+        if order.size < rows.size and np.count_nonzero(grouped) != np.count_nonzero(symbols):
+            raise ValueError("a symbol of a skipped row is not zero")
+        limits = np.repeat(tables.limits[used], counts)
+        # Modulo 2**32 a symbol below the row's offset becomes a large index: one comparison finds both tails.
+        indexes = (grouped - np.repeat(tables.starts[used], counts)).view(np.uint32)
+        outside = indexes >= limits.view(np.uint32)
+        if outside.any():
+            self._escapes.append(_pack_escapes(grouped[outside]))
+        entries = np.minimum(indexes, limits.view(np.uint32)).view(np.int32)
+        start = 0
         for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
             if limit > 0:
-                grouped[start:end] = decoder.decode(tables.decoder_model(row), end - start)
-                coded = True
+                self._encoder.encode(entries[start:end], tables.encoder_model(row))
+            elif limit < 0 and entries[start:end].any():
+                raise ValueError("a symbol of a skipped row is not zero")
+            self._coded = self._coded or limit >= 0
             start = end
-    except AssertionError:  # how constriction reports a state that no encoder reaches
-        _fail(where, "holds words that no encoder writes")
-    # An encoder writes at least one word, and none if it coded nothing; the library tells neither apart.
-    if coded != (words.size > 0) or not decoder.maybe_exhausted():
-        _fail(where, "does not end where its symbols end")
-    escapes = np.flatnonzero(grouped == np.repeat(tables.limits[used], counts))
-    grouped += np.repeat(tables.starts[used], counts)
-    values = _unpack_escapes(section, escapes.size, where)
-    if escapes.size:
-        row = used[np.searchsorted(np.asarray(ends), escapes, side="right")]
-        if np.any(values - tables.starts.view(np.uint32)[row] < tables.limits.view(np.uint32)[row]):
-            _fail(where, "escapes a symbol that its row holds")
-        grouped[escapes] = values.view(np.int32)
-    out[order] = grouped
+
+    def finish(self) -> bytes:
+        """The substream; empty if nothing was coded."""
+        if not self._coded:
+            return b""
+        section = b"".join(self._escapes)
+        words: bytes = self._encoder.get_compressed().astype("<u4").tobytes()
+        return write_varint(len(section)) + section + words
+
+
+class SubstreamDecoder:
+    """Reads what `SubstreamEncoder` wrote, in the same steps. `where` begins the message of an error.
+
+    Every method raises CorruptFileError for a stream that breaks a rule of docs/bitstream.md.
+    """
+
+    def __init__(self, stream: bytes, tables: Tables, where: str) -> None:
+        self._stream, self._tables, self._where = stream, tables, where
+        self._unpacked = 0  # escapes so far
+        self._coded = False
+
+    @cached_property
+    def _parts(self) -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.uint32], Any]:
+        """The escape section, where each varint of it ends, the words and their decoder."""
+        section, words = _split(self._stream, self._where)
+        data = np.frombuffer(section, np.uint8)
+        return data, np.flatnonzero(data < 0x80) + 1, words, constriction.stream.queue.RangeDecoder(words)
+
+    def entries(self, count: int, model: Any) -> NDArray[np.int32]:
+        """The next `count` entries of a row that is none of the tables'."""
+        if not count:
+            return np.zeros(0, np.int32)
+        decoder = self._parts[3]
+        try:
+            entries: NDArray[np.int32] = decoder.decode(model, count)
+        except AssertionError:  # how constriction reports a state that no encoder reaches
+            _fail(self._where, "holds words that no encoder writes")
+        self._coded = True
+        return entries
+
+    def symbols(self, rows: Rows, out: NDArray[np.int32]) -> None:
+        """Decode the symbols of these rows into `out` (zeros before), 1-D int32 of as many."""
+        tables = self._tables
+        order, used, counts, ends = _grouped(rows, tables)
+        if not np.any(tables.lengths[used]):
+            return
+        data, stops, _, _ = self._parts
+        grouped = np.zeros(order.size, np.int32)
+        start = 0
+        for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
+            if limit > 0:
+                grouped[start:end] = self.entries(end - start, tables.decoder_model(row))
+            start = end
+        escapes = np.flatnonzero(grouped == np.repeat(tables.limits[used], counts))
+        grouped += np.repeat(tables.starts[used], counts)
+        if escapes.size:
+            first, self._unpacked = self._unpacked, self._unpacked + escapes.size
+            if self._unpacked > stops.size:
+                self._check_escapes()
+            begin = int(stops[first - 1]) if first else 0
+            values = _unpack_escapes(data[begin:], stops[first : self._unpacked] - begin, self._where)
+            row = used[np.searchsorted(np.asarray(ends), escapes, side="right")]
+            if np.any(values - tables.starts.view(np.uint32)[row] < tables.limits.view(np.uint32)[row]):
+                _fail(self._where, "escapes a symbol that its row holds")
+            grouped[escapes] = values.view(np.int32)
+        out[order] = grouped
+
+    def finish(self) -> None:
+        """Refuse what is left over or missing."""
+        if not (self._coded or self._unpacked):
+            if self._stream:
+                _fail(self._where, "holds bytes but no symbols")
+            return
+        _, _, words, decoder = self._parts
+        # An encoder writes at least one word, and none if it coded nothing; the library tells neither apart.
+        if self._coded != (words.size > 0) or not decoder.maybe_exhausted():
+            _fail(self._where, "does not end where its symbols end")
+        self._check_escapes()
+
+    def _check_escapes(self) -> None:
+        data, stops, _, _ = self._parts
+        if stops.size != self._unpacked or (data.size and data[-1] >= 0x80):
+            _fail(self._where, f"needs {self._unpacked} escaped symbols and holds {stops.size}")
 
 
 def _split(stream: bytes, where: str) -> tuple[bytes, NDArray[np.uint32]]:
@@ -346,13 +286,10 @@ def _pack_escapes(values: NDArray[np.int32]) -> bytes:
     return packed
 
 
-def _unpack_escapes(section: bytes, count: int, where: str) -> NDArray[np.uint32]:
-    """The `count` values of an escape section as the bits of int32; strict about their number and form."""
-    data = np.frombuffer(section, np.uint8)
-    stops = np.flatnonzero(data < 0x80) + 1
-    if stops.size != count or (data.size and data[-1] >= 0x80):
-        _fail(where, f"needs {count} escaped symbols and holds {stops.size}")
-    starts = np.concatenate([[0], stops[:-1]]).astype(np.intp)[:count]
+def _unpack_escapes(data: NDArray[np.uint8], stops: NDArray[np.intp], where: str) -> NDArray[np.uint32]:
+    """The values of the varints that end at `stops` as the bits of int32; strict about their form."""
+    count = stops.size
+    starts = np.concatenate([[0], stops[:-1]]).astype(np.intp)
     sizes = stops - starts
     if np.any((sizes > 1) & (data[stops - 1] == 0)) or np.any(sizes > 5):
         _fail(where, "holds an escaped symbol that is not in its shortest form")

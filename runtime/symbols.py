@@ -10,7 +10,7 @@ import numpy as np
 
 from ugicm.runtime.bitstream import MAX_PIXELS, MAX_SIDE
 from ugicm.runtime.errors import BackendError, ImageError
-from ugicm.runtime.range_coder import TOTAL, Tables
+from ugicm.runtime.tables import TOTAL, Tables
 
 SYMBOLS_A_SUBSTREAM = 131072
 LARGEST_SYMBOL = 2**31 - 1

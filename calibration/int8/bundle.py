@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
+from ugicm.export.forms.views import constant, inlined, view_graph
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import OutputError
 from ugicm.runtime.files.whole_folder import replace_folder
 from ugicm.runtime.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
+
+VIEW = ".view"
 
 
 def check_free(folder: Path) -> None:
@@ -36,7 +40,14 @@ def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, 
         precision: "int8" or "fp8".
     """
     contents = {name: bundle.file(name) for name in bundle.manifest.files}
-    graphs = dict(bundle.manifest.graphs)
+    graphs, views = dict(bundle.manifest.graphs), bundle.manifest.views
+    if "g_s" in models:  # the view graph is one of another `g_s`
+        stale = graphs.pop(f"g_s{VIEW}", None)
+        if stale is not None:
+            del contents[stale.file]
+        found = view_graph(onnx.load_from_string(models["g_s"]))
+        views = () if found is None else found[1]
+        models = models if found is None else {**models, f"g_s{VIEW}": found[0].SerializeToString()}
     for name, model in models.items():
         graph = onnx.load_from_string(model).graph
         graphs[name] = GraphEntry(
@@ -49,9 +60,18 @@ def int8_bundle(bundle: Bundle, models: Mapping[str, bytes], note: Mapping[str, 
         precision=precision,
         graphs=graphs,
         files=files,
+        views=views,
         model={**bundle.manifest.model, precision: dict(note)},
     )
     return Bundle(bundle.path, manifest, contents)
+
+
+def view_model(bundle: Bundle, condition: np.ndarray) -> bytes:
+    """The ONNX file of `g_s` under a condition, (1, D) float32, its weights in it."""
+    if not bundle.folds:
+        return constant(onnx.load_from_string(bundle.graph("g_s")[1]), "condition", condition).SerializeToString()
+    model, weights = bundle.view(condition)
+    return inlined(onnx.load_from_string(model), weights).SerializeToString() if weights else model
 
 
 def write(bundle: Bundle, folder: Path) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ugicm.calibration.int8.bundle import check_free, int8_bundle, write
+from ugicm.calibration.int8.bundle import check_free, int8_bundle, view_model, write
 from ugicm.calibration.int8.graph import FORMS, FloatGraph, Step
 from ugicm.calibration.int8.samples import Cache, Coded, code_all, conditions_of
 from ugicm.calibration.int8.search import STRENGTHS, Found, Side, analysis_loss, prepare, search, synthesis_loss
@@ -119,7 +119,7 @@ def float_graphs(bundle: Bundle, names: Sequence[str], form: str) -> dict[str, F
     if form == "cpu" and "g_s" in floats and bundle.condition_vectors:
         general = floats.pop("g_s")
         for name, vector in bundle.condition_vectors.items():
-            floats[f"g_s.{name}"] = FloatGraph.parse(bundle.view("g_s", vector))
+            floats[f"g_s.{name}"] = FloatGraph.parse(view_model(bundle, vector))
         floats["g_s"] = general
     return floats
 
@@ -282,7 +282,7 @@ def _folded(bundle: Bundle, backend: Backend) -> dict[str, Graph]:
     for name in (n for names in SIDES.values() for n in names if n in bundle.manifest.graphs):
         model = bundle.graph(name)[1]
         if "condition" in bundle.manifest.graphs[name].inputs:
-            model = bundle.view(name, next(iter(bundle.condition_vectors.values())))
+            model = view_model(bundle, next(iter(bundle.condition_vectors.values())))
         loaded[name] = backend.load(model, name)
     return loaded
 

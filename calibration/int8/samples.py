@@ -27,8 +27,8 @@ class Recorder:
     def name(self) -> str:
         return self.backend.name
 
-    def load(self, model: bytes, name: str) -> Graph:
-        run, kept = self.backend.load(model, name), self.feeds.setdefault(name, [])
+    def load(self, model: bytes, name: str, weights: Feed | None = None) -> Graph:
+        run, kept = self.backend.load(model, name, weights), self.feeds.setdefault(name, [])
 
         def recorded(inputs: Feed) -> list[Array]:
             kept.append({k: v.copy() for k, v in inputs.items()})
@@ -48,7 +48,9 @@ class Cache:
     def name(self) -> str:
         return self.backend.name
 
-    def load(self, model: bytes, name: str) -> Graph:
+    def load(self, model: bytes, name: str, weights: Feed | None = None) -> Graph:
+        if weights:  # of a view: the model alone does not tell it
+            return self.backend.load(model, name, weights)
         if len(self.loaded) > CACHED:
             self.loaded.clear()
         return self.loaded.setdefault(model, self.loaded.get(model) or self.backend.load(model, name))

@@ -34,8 +34,8 @@ class Backend(Protocol):
         """Short name with the device, e.g. "onnxruntime (CPU)"."""
         ...
 
-    def load(self, model: bytes, name: str) -> Graph:
-        """Prepares a graph given as the bytes of an ONNX file.
+    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
+        """Prepares a graph given as the bytes of an ONNX file, and the weights that the file says are given.
 
         Raises:
             BackendError: the backend cannot run it; the message names the graph.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.errors import BackendError
+from ugicm.runtime.processes import cpus
 
 LEVELS = ("all", "extended", "basic", "disable")
 
@@ -48,13 +49,41 @@ def providers() -> list[str]:
     return [name for name in known if name in _library().get_available_providers()]
 
 
+def session_options(level: str = "all", threads: int | None = None) -> Any:
+    """Options for a session that is exact on every CPU; see `OnnxRuntime` for the arguments.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    library = _library()
+    options = library.SessionOptions()
+    options.log_severity_level = 4  # failures are raised
+    # Without VNNI, uint8 × int8 kernels add pairs of products in 16 bits, which 8-bit weights overflow: use uint8 ×
+    # uint8 there. With VNNI they cannot, and on CPUs that have AMX too the other kernels are three times slower.
+    if _adds_pairs_in_16_bits():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    # Each session has threads of its own: waiting for work, those of one would take the cores from the next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    number = cpus.threads(threads)
+    if number is not None:
+        options.intra_op_num_threads = number
+    levels = library.GraphOptimizationLevel
+    options.graph_optimization_level = {
+        "all": levels.ORT_ENABLE_ALL,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "disable": levels.ORT_DISABLE_ALL,
+    }[level]
+    return options
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
     """Sessions of one provider.
 
     Attributes:
         provider: an execution provider's name; refused, not replaced, where it is not usable.
-        threads: CPU threads of an operator; None is the library's choice.
+        threads: CPU threads of an operator; None is one for each CPU that this process may use.
         level: graph optimisation, one of `LEVELS`.
     """
 
@@ -66,27 +95,14 @@ class OnnxRuntime:
     def name(self) -> str:
         return f"onnxruntime ({self.provider.removesuffix('ExecutionProvider')})"
 
-    def load(self, model: bytes, name: str) -> OnnxGraph:
+    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> OnnxGraph:
         library = _library()
         if self.provider not in library.get_available_providers():
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
-        options = library.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised below
-        # Without VNNI, uint8 × int8 kernels add pairs of products in 16 bits, which 8-bit weights overflow: use uint8 ×
-        # uint8 there. With VNNI they cannot, and on CPUs that have AMX too the other kernels are three times slower.
-        if _adds_pairs_in_16_bits():
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        # Each session has threads of its own: waiting for work, those of one would take the cores from the next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
-        levels = library.GraphOptimizationLevel
-        options.graph_optimization_level = {
-            "all": levels.ORT_ENABLE_ALL,
-            "extended": levels.ORT_ENABLE_EXTENDED,
-            "basic": levels.ORT_ENABLE_BASIC,
-            "disable": levels.ORT_DISABLE_ALL,
-        }[self.level]
+        options = session_options(self.level, self.threads)
+        values = {k: library.OrtValue.ortvalue_from_numpy(v) for k, v in (weights or {}).items()}
+        if values:
+            options.add_external_initializers(list(values), list(values.values()))
         try:
             session = library.InferenceSession(model, options, providers=[self.provider])
         except Exception as error:  # the library's exceptions share no base class

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 from ugicm.runtime.backends import NAMES
 from ugicm.runtime.errors import UgicError, UsageError
+from ugicm.runtime.processes import cpus, signals
 
 # Verbs are modules with a `main(arguments) -> exit status`, of this folder or `_ELSEWHERE`, imported when called.
 VERBS = {
@@ -76,6 +78,7 @@ def for_each(paths: Sequence[Path], work: Callable[[int, Path], None]) -> int:
         try:
             work(index, path)
         except (UgicError, MemoryError) as error:
+            signals.check()
             reason = str(error) if isinstance(error, UgicError) else "not enough memory; use a smaller image"
             report(reason if str(path) in reason else f"{path}: {reason}")
             status = 2
@@ -105,6 +108,27 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", metavar="P", help="on a GPU: fp32, fp16 or int8, as export.to_tensorrt made it")
 
 
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """How many CPU threads run an operator of the networks."""
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        metavar="N",
+        help="CPU threads of an operator; default: one for each CPU that this process may use",
+    )
+
+
+def _threads(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number; give 1 to {cpus.most_threads()}") from None
+    try:
+        return cpus.threads(number) or number
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_entropy_option(parser: argparse.ArgumentParser) -> None:
     """How many processes code the symbols of one image."""
     parser.add_argument(
@@ -131,19 +155,32 @@ def _guarded(work: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a file name
+    with signals.unwinding():
+        try:
+            return _finished(work)
+        except KeyboardInterrupt as error:
+            signals.leave_at_once()
+            number = error.number if isinstance(error, signals.StoppedError) else signal.SIGINT
+            report(signals.words(number))
+            return 128 + number
+        except UgicError as error:
+            report(error)
+            return 2
+        except BrokenPipeError:  # whoever read the output, `head` for one, has enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _finished(work: Callable[[], int]) -> int:
+    """The status of work that no signal ended, also not where a library made another error of the signal's."""
     try:
         status = work()
         sys.stdout.flush()
-        return status
-    except UgicError as error:
-        report(error)
-        return 2
-    except BrokenPipeError:  # whoever read the output, `head` for one, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        report("interrupted")
-        return 130
+    except BaseException:
+        signals.check()
+        raise
+    signals.check()
+    return status
 
 
 def _dispatch(arguments: list[str]) -> int:

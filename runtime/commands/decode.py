@@ -18,6 +18,7 @@ from ugicm.runtime.commands.cli import (
     Parser,
     add_backend_options,
     add_entropy_option,
+    add_threads_option,
     for_each,
     printable,
     read_bytes,
@@ -26,7 +27,8 @@ from ugicm.runtime.commands.cli import (
 from ugicm.runtime.errors import BundleError, ConditionError, UsageError
 from ugicm.runtime.files.images import check_suffix, write_image
 from ugicm.runtime.files.output import make_folder, output_folder, output_names
-from ugicm.runtime.many.folders import Figures, add_folder_options, folder_mode, run_folder
+from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
+from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--bundle", type=Path, metavar="B", help="a codec's folder, to be looked in before the shipped codecs"
     )
     add_backend_options(parser)
+    add_threads_option(parser)
     add_entropy_option(parser)
     add_folder_options(parser)
     return run(parser, _decode, arguments)
@@ -89,16 +92,17 @@ class Decoding:
     conditions: tuple[str | float | None, ...]
     backend: str = "onnxruntime"
     precision: str | None = None
+    threads: int = 1
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
-        """Codecs are opened when a file names them, on one thread: the processes share the CPUs already."""
+        """Codecs are opened when a file names them, by default on one thread: the processes share the CPUs."""
         keep_freed()
         codecs: dict[Path, Codec] = {}
 
         def decode(source: Path, outputs: tuple[Path, ...]) -> Figures:
             data = read_bytes(source)
             codec = _codec_of(
-                data, source, self.bundle, codecs, threads=1, backend=self.backend, precision=self.precision
+                data, source, self.bundle, codecs, threads=self.threads, backend=self.backend, precision=self.precision
             )
             views = codec.decode_views(data, self.conditions, str(source))
             make_folder(outputs[0].parent, parents=True)
@@ -119,7 +123,7 @@ def _decode(options: argparse.Namespace) -> int:
     if folder_mode(options, options.files):
         if os.path.realpath(options.files[0]) == os.path.realpath(options.output):
             raise UsageError(f"{options.output}: pictures there could be replaced by decoded ones; use another folder")
-        recipe = Decoding(options.bundle, conditions, options.backend, options.precision)
+        recipe = Decoding(options.bundle, conditions, options.backend, options.precision, options.threads or 1)
         return run_folder("decode", options.files[0], recipe, (".ugic",), ".png", labels, options)
     folder = output_folder(options.files, options.output)
     names = output_names(options.files, options.output, ".png", labels)
@@ -135,6 +139,7 @@ def _decode(options: argparse.Namespace) -> int:
             codecs,
             backend=options.backend,
             precision=options.precision,
+            threads=options.threads,
             entropy_workers=options.entropy_workers,
         )
         started = time.perf_counter()

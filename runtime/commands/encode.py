@@ -9,11 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ugicm.runtime.commands.cli import Parser, add_backend_options, add_entropy_option, for_each, printable, run
+from ugicm.runtime.commands.cli import (
+    Parser,
+    add_backend_options,
+    add_entropy_option,
+    add_threads_option,
+    for_each,
+    printable,
+    run,
+)
 from ugicm.runtime.errors import QualityError
 from ugicm.runtime.files.images import read_image, readable_suffixes
 from ugicm.runtime.files.output import make_folder, output_folder, output_names, write_atomically
-from ugicm.runtime.many.folders import Figures, add_folder_options, folder_mode, run_folder
+from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
+from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
 
 _QUALITY = 4
@@ -44,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
     add_backend_options(parser)
+    add_threads_option(parser)
     add_entropy_option(parser)
     add_folder_options(parser)
     return run(parser, _encode, arguments)
@@ -71,13 +81,14 @@ class Encoding:
     quality: int
     backend: str = "onnxruntime"
     precision: str | None = None
+    threads: int = 1
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
-        """Opens the codec, on one thread: the processes share the CPUs already."""
+        """Opens the codec, by default on one thread: the processes share the CPUs already."""
         keep_freed()
         from ugicm.runtime.codec import Codec
 
-        codec = Codec.from_bundle(self.bundle, threads=1, backend=self.backend, precision=self.precision)
+        codec = Codec.from_bundle(self.bundle, threads=self.threads, backend=self.backend, precision=self.precision)
 
         def encode(source: Path, outputs: tuple[Path, ...]) -> Figures:
             pixels = read_image(source)
@@ -96,7 +107,7 @@ def _encode(options: argparse.Namespace) -> int:
     if folder_mode(options, options.images):
         codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
         quality = parse_quality(options.quality, codec.qualities)
-        recipe = Encoding(options.bundle, quality, options.backend, options.precision)
+        recipe = Encoding(options.bundle, quality, options.backend, options.precision, options.threads or 1)
         return run_folder("encode", options.images[0], recipe, readable_suffixes(), ".ugic", (), options)
     folder = output_folder(options.images, options.output)
     names = output_names(options.images, options.output, ".ugic")
@@ -104,6 +115,7 @@ def _encode(options: argparse.Namespace) -> int:
         options.bundle,
         backend=options.backend,
         precision=options.precision,
+        threads=options.threads,
         entropy_workers=options.entropy_workers,
     )
     quality = parse_quality(options.quality, codec.qualities)

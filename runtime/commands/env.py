@@ -20,6 +20,7 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT, known_bundles
 from ugicm.runtime.commands.cli import Parser, printable, run
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.processes.cpus import processors
 
 PACKAGES = (
     "numpy", "constriction", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
@@ -31,7 +32,8 @@ FEATURES = (
     "amx_int8", "amx_bf16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 VARIABLES = (
-    "UGICM_BUNDLES", "UGICM_CONDITION", "UGICM_ENGINES", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH",
+    "UGICM_BUNDLES", "UGICM_CONDITION", "UGICM_ENGINES", "ORT_INTRA_OP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
 )  # fmt: skip
 
 
@@ -104,8 +106,7 @@ def _cpu() -> dict[str, Any]:
             model = value.strip()
         elif key.strip() in ("flags", "Features"):
             flags = set(value.split())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": model, "usable": usable, "features": [name for name in FEATURES if name in flags]}
+    return {"model": model, "usable": processors(), "features": [name for name in FEATURES if name in flags]}
 
 
 def _memory_gb() -> float | None:

@@ -98,7 +98,7 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
     payload = len(stream.z) + sum(map(len, stream.y))
     return {
         "file": str(path),
-        "version": bitstream.VERSION,
+        "version": stream.version,
         "codec_id": stream.codec_id.hex(),
         "quality": stream.quality,
         "width": stream.width,

@@ -104,8 +104,8 @@ def make_folder(folder: Path, parents: bool = False) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that `path` holds either all of `data` or what it held before.
 
-    The bytes go to a temporary name in the same folder, to the disk, and only then to `path`. A symbolic link
-    is followed. Whatever interrupts the write, the temporary file is removed; after SIGKILL, `remove_stale` does that.
+    The bytes go to a file without a name in the same folder, to the disk, and only then to `path`; where the system
+    has no such files, to a temporary name, which `remove_stale` removes after SIGKILL. A symbolic link is followed.
 
     Raises:
         OutputError: missing or read-only folder, full disk, or `path` is a folder or a device.
@@ -116,9 +116,50 @@ def write_atomically(path: Path, data: bytes) -> None:
     if os.path.exists(path) and not os.path.isfile(target):
         raise OutputError(f"{path}: cannot be written: it is not a regular file; choose another name")
     try:
-        handle, temporary = _locked(target)
+        if not _written_unnamed(target, data):
+            _write_beside(target, data)
     except OSError as error:
         raise _output_error(path, error) from error
+
+
+def _written_unnamed(target: Path, data: bytes) -> bool:
+    """Whether a file without a name could be written and then named: whatever ends this process, nothing is left.
+
+    Linux has such files, on most file systems; the kernel removes one that was never named.
+    """
+    if not fcntl or not hasattr(os, "O_TMPFILE"):
+        return False
+    try:
+        file = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:  # not here; or the folder is at fault, which the other way says too
+        return False
+    with open(file, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(file)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # against `remove_stale`, while it has the temporary name
+        unnamed, temporary = f"/proc/self/fd/{file}", target.with_name(f".ugic-{secrets.token_hex(8)}.part")
+        try:
+            os.link(unnamed, target, src_dir_fd=file, follow_symlinks=True)
+            return True
+        except FileExistsError:
+            pass
+        except OSError:  # no /proc
+            return False
+        os.link(unnamed, temporary, src_dir_fd=file, follow_symlinks=True)
+        try:
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        return True
+
+
+def _write_beside(target: Path, data: bytes) -> None:
+    """Writes to a temporary name, which an end that Python does not see leaves behind; then renames it."""
+    handle, temporary = _locked(target)
     try:
         with handle:
             handle.write(data)
@@ -128,11 +169,9 @@ def write_atomically(path: Path, data: bytes) -> None:
                 os.replace(temporary, target)  # while it is locked
         if not fcntl:
             os.replace(temporary, target)
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise _output_error(path, error) from error
         raise
 
 

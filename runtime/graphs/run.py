@@ -21,9 +21,10 @@ from ugicm.runtime.backends import Backend, Graph
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError
 from ugicm.runtime.graphs.tiles import TILED, Tiler, exact_reach
-from ugicm.runtime.symbols import LARGEST_SYMBOL, channels, checkerboard, padded_size, quantise, round_z
+from ugicm.runtime.symbols import channels, checkerboard, padded_size, quantise, round_z
 
 LARGEST_BATCH = 8e6  # pixels
+LARGEST_FLOAT = 2**24  # integers up to it are float32
 VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition
 STAGES = {"g_s_trunk": "g_s", "condition": "g_s", "h_s_mean": "context"}  # graphs whose time counts as another's
 
@@ -36,6 +37,7 @@ class Sessions:
         graphs: name → graph.
         views: condition → `g_s` with it folded in; the last used stand last.
         exact: the admitted exact path.
+        admitted: whether the graphs of stages gave the golden scale indexes.
         lock: taken while something is loaded.
         process: whose they are.
     """
@@ -43,6 +45,7 @@ class Sessions:
     graphs: dict[str, Graph] = field(default_factory=dict)
     views: dict[bytes, Graph] = field(default_factory=dict)
     exact: Exact | None = None
+    admitted: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     process: int = field(default_factory=os.getpid)
 
@@ -64,9 +67,10 @@ class Networks:
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
-        self._folds = not hasattr(backend, "device")
+        on_device = hasattr(backend, "device")
+        self._folds = bundle.folds and not on_device
         self.tiler = Tiler(bundle.manifest, self.whole)
-        if not self._folds:
+        if on_device:
             self.tiler.work = self.tiler.largest = math.inf
         self._opened = Sessions()
         self._local = threading.local()
@@ -89,6 +93,21 @@ class Networks:
         """(rows, mean or None) of `y`, from `z` by the exact path."""
         rows, mean = self.scales_and_means(_joined(files))
         return [(rows[part], None if mean is None else mean[part]) for part in _each(files)]
+
+    def staged(self, files: Sequence[dict[str, np.ndarray]], graph: str) -> list[list[np.ndarray]]:
+        """The outputs of a graph of a stage, for the inputs of each file."""
+        self._admit_stages()
+        started = time.perf_counter()
+        loaded = self.graph(graph)
+        if len(files) == 1:
+            outputs = [list(loaded(files[0]))]
+        else:
+            alike = {name: array for name, array in files[0].items() if name == "even"}
+            joined = {name: np.concatenate([file[name] for file in files]) for name in files[0] if name not in alike}
+            found = loaded({**joined, **alike})
+            outputs = [[output[part] for output in found] for part in _each(files)]
+        self._count("stages", started)
+        return outputs
 
     def quantised(self, files: Sequence[tuple[Any, np.ndarray, Any]]) -> list[np.ndarray]:
         """int32 symbols from (y, rows, mean or None)."""
@@ -140,7 +159,7 @@ class Networks:
         """int32 (n, Nz, H/64, W/64) `z`; of no channels, at the resolution of `y`, without a hyperprior."""
         if not self.bundle.manifest.hyper_channels:
             return np.zeros((y.shape[0], 0, *y.shape[2:]), np.int32)
-        return round_z(self.run("h_a", y=y), self.bundle.exact.input_limit if self.bundle.exact else LARGEST_SYMBOL)
+        return round_z(self.run("h_a", y=y), self.bundle.exact.input_limit if self.bundle.exact else LARGEST_FLOAT)
 
     def scales_and_means(self, z: np.ndarray) -> tuple[np.ndarray, Any]:
         """(uint8 or uint16 rows, float32 means or None), each (n, M, H/16, W/16), of int32 `z`."""
@@ -216,13 +235,14 @@ class Networks:
         """A graph of the bundle, loaded once; where conditions are folded, one for each of those last used."""
         sessions = self._sessions()
         with sessions.lock:
-            if condition is not None and self._folds:
+            if condition is not None and self._folds:  # of `g_s`
                 key = condition.tobytes()
                 view = sessions.views.pop(key, None)
                 if view is None:
                     while len(sessions.views) >= VIEWS_KEPT:
                         sessions.views.pop(next(iter(sessions.views)))
-                    view = self.backend.load(self.bundle.view(name, condition), name)
+                    model, weights = self.bundle.view(condition)
+                    view = self.backend.load(model, name, weights)
                 sessions.views[key] = view
                 return view
             if name not in sessions.graphs:
@@ -246,6 +266,17 @@ class Networks:
             found = quantise(y[:, part] - refined[:, part], tables.coded(rows[:, part]))
             np.copyto(symbols[:, part], found, where=anchor == 0)
         return symbols
+
+    def _admit_stages(self) -> None:
+        """Raises BackendError: the backend's scale indexes are too far from the golden ones."""
+        sessions = self._sessions()
+        if not sessions.admitted:
+            with sessions.lock:
+                if not sessions.admitted:
+                    from ugicm.runtime.stage_admission import admit
+
+                    admit(self.bundle, self.backend.name, lambda name: self.graph(name))
+                    sessions.admitted = True
 
     def _sessions(self) -> Sessions:
         if self._opened.process != os.getpid():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,10 @@ import numpy as np
 from ugicm.runtime import range_coder
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.flow import Read, Write
-from ugicm.runtime.processes.workers import Pool, Shared, Slot, attach, detach
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.processes.pool import Pool
+from ugicm.runtime.processes.shared import Placed, Shared
+from ugicm.runtime.processes.worker import shared_memory
+from ugicm.runtime.tables import Tables
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -22,38 +23,27 @@ class Coders:
     def __init__(self, bundle: Bundle, workers: int) -> None:
         self._tables = {"y": bundle.y_tables, "z": bundle.z_tables}
         arrays = {name: (t.frequencies, t.lengths, t.offsets) for name, t in self._tables.items()}
-        self._workers = workers
         self._pool = Pool(workers, _open, arrays)
-        self._slots = [Slot() for _ in range(workers)]
-        self._free: SimpleQueue[Slot] = SimpleQueue()
-        for slot in self._slots:
-            self._free.put(slot)
 
     def answer(self, request: Read | Write) -> Any:
         """Symbols of the shape of the rows, or the substreams. Raises what `range_coder` raises; BackendError."""
-        if not self._workers:
+        if not len(self._pool):
             if isinstance(request, Read):
                 return read(self._tables[request.table], request.streams, request.rows, request.name)
             return write(self._tables[request.table], request.symbols, request.rows, request.count)
-        slot = self._free.get()
-        try:
-            slot.reserve(request.rows.nbytes + 4 * request.rows.size, 2)
-            rows = slot.place(request.rows)
+        with self._pool.lend() as worker:
+            memory = worker.memory
+            memory.reserve(request.rows.nbytes + 4 * request.rows.size, 2)
+            rows = memory.place(request.rows)
             if isinstance(request, Write):
-                symbols = slot.place(request.symbols)
-                return self._pool.call(_write, request.table, symbols, rows, request.count)
-            symbols = slot.empty(request.rows.shape, np.dtype(np.int32))
-            self._pool.call(_read, request.table, request.streams, rows, symbols, request.name)
-            return np.array(slot.array(symbols))
-        finally:
-            self._free.put(slot)
+                return worker.call(_write, request.table, memory.place(request.symbols), rows, request.count)
+            room = memory.room(request.rows.shape, np.dtype(np.int32))
+            symbols = worker.call(_read, request.table, request.streams, rows, room, request.name)
+            return np.array(memory.get(symbols))
 
     def close(self) -> None:
         """Ends the processes; nothing may be under way."""
         self._pool.close()
-        for slot in self._slots:
-            slot.close()
-        detach()
 
 
 def read(tables: Tables, streams: Any, rows: np.ndarray, name: str) -> np.ndarray:
@@ -73,9 +63,11 @@ def _open(arrays: dict[str, Arrays]) -> dict[str, Tables]:
     return {name: Tables.from_arrays(*three) for name, three in arrays.items()}
 
 
-def _read(tables: dict[str, Tables], table: str, streams: Any, rows: Shared, symbols: Shared, name: str) -> None:
-    attach(symbols)[...] = read(tables[table], streams, attach(rows), name)
+def _read(tables: dict[str, Tables], table: str, streams: Any, rows: Placed, room: Shared | None, name: str) -> Placed:
+    memory = shared_memory()
+    return memory.put(room, read(tables[table], streams, memory.get(rows), name))
 
 
-def _write(tables: dict[str, Tables], table: str, symbols: Shared, rows: Shared, count: int) -> list[bytes]:
-    return write(tables[table], attach(symbols), attach(rows), count)
+def _write(tables: dict[str, Tables], table: str, symbols: Placed, rows: Placed, count: int) -> list[bytes]:
+    memory = shared_memory()
+    return write(tables[table], memory.get(symbols), memory.get(rows), count)

@@ -1,6 +1,6 @@
 """What an ONNX file may hold that comes from somebody else: networks only, and nothing from outside of the file.
 
-Inference libraries do look at external data's paths, each in its own way. Field numbers: onnx.proto3 of ONNX 1.x.
+Inference libraries do look at external data's paths, each in its own way.
 """
 
 from __future__ import annotations
@@ -8,21 +8,50 @@ from __future__ import annotations
 from pathlib import Path
 
 from ugicm.runtime.errors import BundleError
-from ugicm.runtime.onnx_bytes.wire import content, fields
+from ugicm.runtime.onnx_bytes.wire import (
+    ATTRIBUTE_GRAPH,
+    ATTRIBUTE_GRAPHS,
+    ATTRIBUTE_SPARSE,
+    ATTRIBUTE_TENSOR,
+    ATTRIBUTE_TENSORS,
+    ENTRY_KEY,
+    ENTRY_VALUE,
+    GRAPH_INITIALIZER,
+    GRAPH_NODE,
+    GRAPH_SPARSE,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    NODE_ATTRIBUTE,
+    NODE_DOMAIN,
+    NODE_OPERATOR,
+    TENSOR_DIMS,
+    TENSOR_EXTERNAL,
+    TENSOR_LOCATION,
+    TENSOR_NAME,
+    TENSOR_TYPE,
+    Value,
+    content,
+    fields,
+    numbers,
+    text,
+)
 
-_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = 5, 6, 10, 11, 22
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+GIVEN = "given"
+"""The location of a weight that whoever loads the graph gives; no file of that name is ever looked for."""
+_FLOAT, _EXTERNAL = 1, 1
 _DOMAINS = (b"", b"ai.onnx", b"com.microsoft")  # those that the libraries themselves implement
 
 
-def check_graph(model: bytes, where: Path) -> None:
+def check_graph(model: bytes, where: Path) -> dict[str, tuple[int, ...]]:
     """Refuse a graph with external data, control flow, functions or operators of another domain.
+
+    Weights that say nothing but that they are given are let pass: whoever loads the graph has to give all of them.
 
     A network has no use for any of them; with them, a file could read other files or run without end. How much memory
     its operators ask for cannot be told from the file.
+
+    Returns:
+        The float32 weights that have to be given: name → shape.
 
     Raises:
         BundleError: what was found, or a file that is no protocol buffer.
@@ -31,43 +60,64 @@ def check_graph(model: bytes, where: Path) -> None:
     def refuse(what: str) -> None:
         raise BundleError(f"{where}: {what}; use a bundle that export wrote")
 
-    def check_tensor(tensor: memoryview) -> None:
-        if any(
-            number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value) for number, value in fields(tensor)
+    given: dict[str, tuple[int, ...]] = {}
+
+    def check_tensor(tensor: memoryview, initializer: bool = False) -> None:
+        parts = list(fields(tensor))
+        if not any(number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value) for number, value in parts):
+            return
+        entries = [_entry(value) for number, value in parts if number == TENSOR_EXTERNAL]
+        known = {TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_LOCATION}
+        said = {number: value for number, value in parts}
+        if (
+            not initializer
+            or entries != [("location", GIVEN)]
+            or not set(said) <= known
+            or (said.get(TENSOR_TYPE), said.get(TENSOR_LOCATION)) != (_FLOAT, _EXTERNAL)
+            or TENSOR_NAME not in said
         ):
             refuse("its weights lie outside of the file")
+        shape = tuple(n for number, value in parts if number == TENSOR_DIMS for n in numbers(value))
+        given[text(said[TENSOR_NAME])] = shape
 
     def check_node(node: memoryview) -> None:
         operator = b"?"
         for number, value in fields(node):
-            if number == _NODE_OPERATOR:
+            if number == NODE_OPERATOR:
                 operator = bytes(content(value))
-            elif number == _NODE_DOMAIN and bytes(content(value)) not in _DOMAINS:
+            elif number == NODE_DOMAIN and bytes(content(value)) not in _DOMAINS:
                 refuse("an operator is of an unknown domain")
-            elif number == _NODE_ATTRIBUTE:
+            elif number == NODE_ATTRIBUTE:
                 for kind, inner in fields(content(value)):
-                    if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                    if kind in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
                         refuse(f"operator {operator.decode('ascii', 'replace')} has a graph of its own")
-                    if kind in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+                    if kind in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
                         check_tensor(content(inner))
-                    if kind == _ATTRIBUTE_SPARSE:
+                    if kind == ATTRIBUTE_SPARSE:
                         refuse("it holds sparse weights")
 
     try:
         graphs = 0
         for number, value in fields(memoryview(model)):
-            if number == _MODEL_FUNCTIONS:
+            if number == MODEL_FUNCTIONS:
                 refuse("it defines functions")
-            if number == _MODEL_GRAPH:
+            if number == MODEL_GRAPH:
                 graphs += 1
                 for part, inner in fields(content(value)):
-                    if part == _GRAPH_NODE:
+                    if part == GRAPH_NODE:
                         check_node(content(inner))
-                    elif part == _GRAPH_INITIALIZER:
-                        check_tensor(content(inner))
-                    elif part == _GRAPH_SPARSE:
+                    elif part == GRAPH_INITIALIZER:
+                        check_tensor(content(inner), initializer=True)
+                    elif part == GRAPH_SPARSE:
                         refuse("it holds sparse weights")
     except ValueError as error:
         raise BundleError(f"{where}: not an ONNX file ({error}); copy or export the bundle again") from None
     if graphs != 1:
         refuse(f"it holds {graphs} graphs, not one")
+    return given
+
+
+def _entry(message: Value) -> tuple[str, str]:
+    """The key and the value of a StringStringEntryProto."""
+    parts = dict(fields(content(message)))
+    return text(parts.get(ENTRY_KEY, memoryview(b""))), text(parts.get(ENTRY_VALUE, memoryview(b"")))

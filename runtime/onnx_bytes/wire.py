@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+# Field numbers: onnx.proto3 of ONNX 1.x.
+MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
+ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = 5, 6, 10, 11, 22
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+
 Value = int | memoryview
 """Of a field: a number, or the bytes of a text, a message or numbers of fixed size."""
 
@@ -57,23 +65,8 @@ def numbers(value: Value) -> list[int]:
     return found
 
 
-def field(number: int, value: int | bytes | memoryview) -> bytes:
-    """A field of a message that holds numbers and lengths of bytes, nothing of fixed size."""
-    if isinstance(value, int):
-        return _varint_bytes(number << 3) + _varint_bytes(value)
-    return b"".join([_varint_bytes(number << 3 | 2), _varint_bytes(len(value)), value])
-
-
 def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
-
-
-def _varint_bytes(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

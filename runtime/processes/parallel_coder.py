@@ -6,16 +6,20 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ugicm.runtime import range_coder
 from ugicm.runtime.errors import UgicError
-from ugicm.runtime.processes.workers import DiedError, Shared, Slot, Worker, attach, processors
-from ugicm.runtime.range_coder import Rows, Tables
+from ugicm.runtime.processes.cpus import processors
+from ugicm.runtime.processes.pool import Pool
+from ugicm.runtime.processes.shared import Memory, Placed, Shared
+from ugicm.runtime.processes.worker import DiedError, Worker, shared_memory
+from ugicm.runtime.tables import Rows, Tables
 
 log = logging.getLogger("ugicm")
 
@@ -43,155 +47,135 @@ class ParallelCoder:
 
     def __init__(self, tables: Tables, workers: int) -> None:
         self._tables = tables
-        self._start = _tables, tables.frequencies, tables.lengths, tables.offsets
-        self._slot = Slot()
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._workers: list[Worker] = []
-        self._closing = weakref.finalize(self, _close, self._workers, self._slot, self._process)
-        for _ in range(min(workers, processors() - 1)):
-            self._workers.append(Worker(*self._start))
+        count = min(workers, processors() - 1)
+        self._pool = Pool(count, _tables, tables.frequencies, tables.lengths, tables.offsets)
+        self._closing = weakref.finalize(self, _close, self._pool, self._process)
 
     def encode(self, symbols: np.ndarray, rows: Rows, substreams: int) -> list[bytes]:
         """See `range_coder.encode`."""
-        if not self._begin(substreams):
-            return range_coder.encode(symbols, rows, self._tables, substreams)
 
         def here(parts: list[slice]) -> list[bytes]:
             return [range_coder.encode_substream(symbols[part], rows[part], self._tables) for part in parts]
 
-        def ask(part: slice) -> tuple[Shared, Shared]:
-            return self._slot.place(symbols[part]), self._slot.place(rows[part])
+        def ask(part: slice, memory: Memory) -> tuple[Placed, Placed]:
+            return memory.place(symbols[part]), memory.place(rows[part])
 
-        def there(asked: list[tuple[Shared, Shared]], streams: list[bytes]) -> list[bytes]:
+        def there(share: list[slice], streams: list[bytes], memory: Memory) -> list[bytes]:
             return streams
 
-        try:
+        with self._helpers(substreams) as workers:
+            if not workers:
+                return range_coder.encode(symbols, rows, self._tables, substreams)
             parts = range_coder.parts(rows, self._tables, substreams)
             sizes = [(part.stop - part.start) * (symbols.itemsize + rows.itemsize) for part in parts]
-            return sum(self._share(parts, sizes, here, ask, _encode, there), [])
-        finally:
-            self._lock.release()
+            return sum(_share(workers, parts, sizes, here, ask, _encode, there), [])
 
     def decode(self, streams: Sequence[bytes], rows: Rows, name: str = "<bytes>") -> np.ndarray:
         """See `range_coder.decode`."""
-        if not self._begin(len(streams)):
-            return range_coder.decode(streams, rows, self._tables, name)
-        out = np.zeros(rows.size, np.int32)
 
         def here(jobs: list[tuple[int, slice]]) -> None:
             for i, part in jobs:
                 where = range_coder.damaged(name, i, len(streams))
                 range_coder.decode_substream(streams[i], rows[part], self._tables, out[part], where)
 
-        def ask(job: tuple[int, slice]) -> tuple[slice, bytes, Shared, Shared, str]:
+        def ask(job: tuple[int, slice], memory: Memory) -> tuple[bytes, Placed, Shared | None, str]:
             i, part = job
-            into = self._slot.empty((part.stop - part.start,), out.dtype)
-            return part, streams[i], self._slot.place(rows[part]), into, range_coder.damaged(name, i, len(streams))
+            room = memory.room((part.stop - part.start,), np.dtype(np.int32))
+            return streams[i], memory.place(rows[part]), room, range_coder.damaged(name, i, len(streams))
 
-        def there(asked: list[tuple[slice, bytes, Shared, Shared, str]], _: object) -> None:
-            for part, _stream, _rows, into, _where in asked:
-                out[part] = self._slot.array(into)
+        def there(share: list[tuple[int, slice]], found: list[Placed], memory: Memory) -> None:
+            for (_, part), symbols in zip(share, found, strict=True):
+                out[part] = memory.get(symbols)
 
-        try:
+        with self._helpers(len(streams)) as workers:
+            if not workers:
+                return range_coder.decode(streams, rows, self._tables, name)
+            out = np.zeros(rows.size, np.int32)
             parts = range_coder.parts(rows, self._tables, len(streams), name)
             sizes = [(part.stop - part.start) * (out.itemsize + rows.itemsize) for part in parts]
-            self._share(list(enumerate(parts)), sizes, here, ask, _decode, there)
+            _share(workers, list(enumerate(parts)), sizes, here, ask, _decode, there)
             return out
-        finally:
-            self._lock.release()
 
     def __len__(self) -> int:
         """How many workers there are."""
-        return len(self._workers)
+        return len(self._pool)
 
     def wait(self) -> None:
         """Returns when all workers have started. Raises BackendError: one cannot."""
-        for worker in self._workers:
-            worker.wait()
+        self._pool.wait()
 
     def close(self) -> None:
         """Ends the workers; what is coded afterwards is coded by this process alone."""
         self._closing()
 
-    def _begin(self, substreams: int) -> bool:
-        """Whether to share these, and then the lock is taken: other threads and forks go on by themselves."""
+    @contextmanager
+    def _helpers(self, substreams: int) -> Iterator[list[Worker]]:
+        """The workers that are ready to share these; none for few, for other threads, and for forks."""
         if substreams < LEAST_SUBSTREAMS or self._process != os.getpid() or not self._lock.acquire(blocking=False):
-            return False
+            yield []
+            return
         try:
-            # One that died while it started would die again: an error, not a replacement.
-            if any([worker.ready for worker in self._workers]):
-                return True
-        except BaseException:
-            self._lock.release()
-            raise
-        self._lock.release()
-        return False
-
-    def _share(
-        self,
-        jobs: list[Job],
-        sizes: list[int],
-        here: Callable[[list[Job]], Any],
-        ask: Callable[[Job], Any],
-        function: Callable[..., Any],
-        there: Callable[[list[Any], Any], Any],
-    ) -> list[Any]:
-        """The results of consecutive shares of the jobs, in order; the first share is this process's.
-
-        Args:
-            sizes: bytes in shared memory of each job.
-            here: does a share in this process.
-            ask: a job as a worker is told it, its arrays placed.
-            function: does that in a worker.
-            there: what was asked and what the worker returned, to the share's result.
-        """
-        results: list[Any] = []
-        for start in range(0, len(jobs), _AT_ONCE):
-            group = jobs[start : start + _AT_ONCE]
-            workers = [(i, worker) for i, worker in enumerate(self._workers) if worker.ready]
-            cuts = [i * len(group) // (len(workers) + 1) for i in range(len(workers) + 2)]
-            shares = [group[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
-            handed = sizes[start + cuts[1] : start + cuts[-1]]
-            self._slot.reserve(sum(handed), 2 * len(handed))
-            owing: dict[int, tuple[Worker, list[Job], list[Any]]] = {}
-            fault: UgicError | MemoryError | None = None
+            workers = self._pool.take_ready()
             try:
-                for (i, worker), share in zip(workers, shares[1:], strict=True):
-                    owing[i] = worker, share, [ask(job) for job in share]
-                    with suppress(DiedError):  # `receive` says so again
-                        worker.send(function, owing[i][2])
-                try:
-                    results.append(here(shares[0]))
-                except (UgicError, MemoryError) as error:
-                    fault = error
-                for i, (worker, share, asked) in list(owing.items()):
-                    try:
-                        results.append(there(asked, worker.receive()))
-                    except DiedError:
-                        self._replace(i)
-                        results.append(here(share))
-                    except (UgicError, MemoryError) as error:
-                        fault = fault or error
-                    del owing[i]
+                yield workers
             finally:
-                for i in owing:  # after an interrupt: what they will answer nobody asked
-                    self._replace(i)
-            if fault is not None:
-                raise fault
-        return results
-
-    def _replace(self, index: int) -> None:
-        self._workers[index].stop()
-        self._workers[index] = Worker(*self._start)
-        log.warning("a worker process of the range coder died; another takes its place")
+                for worker in workers:
+                    self._pool.give_back(worker)
+        finally:
+            self._lock.release()
 
 
-def _close(workers: list[Worker], slot: Slot, process: int) -> None:
+def _share(
+    workers: list[Worker],
+    jobs: list[Job],
+    sizes: list[int],
+    here: Callable[[list[Job]], Any],
+    ask: Callable[[Job, Memory], Any],
+    function: Callable[..., Any],
+    there: Callable[[list[Job], Any, Memory], Any],
+) -> list[Any]:
+    """The results of consecutive shares of the jobs, in order; the first share is this process's.
+
+    Args:
+        sizes: bytes in shared memory of each job.
+        here: does a share in this process.
+        ask: a job as a worker is told it, its arrays placed.
+        function: does a share in a worker, as that is told it.
+        there: a share and what the worker returned, to the share's result.
+    """
+    results: list[Any] = []
+    for start in range(0, len(jobs), _AT_ONCE):
+        group = jobs[start : start + _AT_ONCE]
+        helpers = [worker for worker in workers if worker.alive]
+        cuts = [i * len(group) // (len(helpers) + 1) for i in range(len(helpers) + 2)]
+        shares = [group[a:b] for a, b in pairwise(cuts)]
+        for worker, a, b in zip(helpers, cuts[1:], cuts[2:], strict=False):
+            with suppress(DiedError):  # `receive` says so again
+                worker.memory.reserve(sum(sizes[start + a : start + b]), 2 * (b - a))
+                worker.send(function, [ask(job, worker.memory) for job in group[a:b]])
+        fault: UgicError | MemoryError | None = None
+        try:
+            results.append(here(shares[0]))
+        except (UgicError, MemoryError) as error:
+            fault = error
+        for worker, share in zip(helpers, shares[1:], strict=True):
+            try:
+                results.append(there(share, worker.receive(), worker.memory))
+            except DiedError:
+                log.warning("a worker process of the range coder died; another takes its place")
+                results.append(here(share))
+            except (UgicError, MemoryError) as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
+    return results
+
+
+def _close(pool: Pool, process: int) -> None:
     if process == os.getpid():  # not in a fork
-        while workers:
-            workers.pop().stop()
-        slot.close()
+        pool.close()
 
 
 # ---- what runs in workers, each with tables of its own
@@ -203,12 +187,18 @@ def _tables(frequencies: np.ndarray, lengths: np.ndarray, offsets: np.ndarray) -
     return Tables.from_arrays(frequencies, lengths, offsets)
 
 
-def _encode(tables: Tables, parts: list[tuple[Shared, Shared]]) -> list[bytes]:
-    return [range_coder.encode_substream(attach(symbols), attach(rows), tables) for symbols, rows in parts]
+def _encode(tables: Tables, parts: list[tuple[Placed, Placed]]) -> list[bytes]:
+    memory = shared_memory()
+    return [range_coder.encode_substream(memory.get(symbols), memory.get(rows), tables) for symbols, rows in parts]
 
 
-def _decode(tables: Tables, parts: list[tuple[slice, bytes, Shared, Shared, str]]) -> None:
-    for _, stream, rows, into, where in parts:
-        symbols = attach(into)
+def _decode(tables: Tables, parts: list[tuple[bytes, Placed, Shared | None, str]]) -> list[Placed]:
+    memory = shared_memory()
+    found = []
+    for stream, placed, room, where in parts:
+        rows = memory.get(placed)
+        symbols = np.zeros(rows.shape, np.int32) if room is None else memory.get(room)
         symbols[:] = 0
-        range_coder.decode_substream(stream, attach(rows), tables, symbols, where)
+        range_coder.decode_substream(stream, rows, tables, symbols, where)
+        found.append(symbols if room is None else room)
+    return found

@@ -1,4 +1,4 @@
-"""What fuzzing runs: any bytes as a file, as a manifest or as a bundle's arrays."""
+"""What fuzzing runs: any bytes as a file, a staged substream, a manifest or a bundle's arrays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -19,12 +20,23 @@ from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.bitstream import Guard, Section
 from ugicm.runtime.bundle import Bundle, read_arrays
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.guard import Rounding
 from ugicm.runtime.manifest import MANIFEST, Manifest
+from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
-KINDS = ("a file", "a file, its checksum mended", "a manifest", "tables.npz", "exact.npz", "edits of a bundle's arrays")
+KINDS = (
+    "a file",
+    "a file, its checksum mended",
+    "a manifest",
+    "tables.npz",
+    "exact.npz",
+    "edits of a bundle's arrays",
+    "a staged substream",
+)
 _EDIT = 8  # bytes of an edit: array, operation, 16 bits of position, 32 bits of value
 _TYPES = ("<u4", "<i4", "<f4", "<f8", "<i2", "|i1", "<U1", "|S1", "<c8", "|b1", "<u8", ">i4", "<M8[s]", "|V3")
 _NUMBERS = (np.nan, np.inf, -np.inf, 0.0, 1e38, -1.0, 2.0**31, 2.0**24)
@@ -39,7 +51,9 @@ class _Sessions:
         self._backend = OnnxRuntime(threads=1)
         self._graphs: dict[bytes, Graph] = {}
 
-    def load(self, model: bytes, name: str) -> Graph:
+    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
+        if weights:
+            return self._backend.load(model, name, weights)
         if model not in self._graphs:
             self._graphs[model] = self._backend.load(model, name)
         return self._graphs[model]
@@ -72,6 +86,9 @@ def attack(data: bytes) -> str:
             elif kind == 2:
                 manifest = Manifest.from_json(payload.decode("utf-8", "replace"), Path(MANIFEST))
                 _use(manifest, {name: contents.get(name, b"") for name in manifest.files}, files[2])
+            elif kind == 6:
+                symbols, written = _read_staged(payload)
+                assert _read_staged(written)[0] == symbols, "other symbols are written than were read"
             else:
                 names = ("tables.npz", "exact.npz")
                 changed = {names[kind - 3]: payload} if kind < 5 else _edited({n: contents[n] for n in names}, payload)
@@ -87,6 +104,31 @@ def _decode(codec: Codec, data: bytes) -> None:
     stream = bitstream.parse(data)
     assert bitstream.pack(stream) == data, "two files of one content"
     assert codec.decode(data, "machine").shape == (stream.height, stream.width, 3)
+
+
+def _read_staged(data: bytes) -> tuple[list[int], bytes]:
+    """Two bytes of a guard, then a substream of three stages, each of whose indexes depend on the symbols before it.
+
+    Returns the symbols, and the same data as an encoder writes it.
+    """
+    guard, tables = Guard(8 + sum(data[:1]) % 13, 32 + sum(data[1:2])), prepare()[0].bundle.y_tables
+    rounding, decoder = Rounding(guard, tables.lengths == 0), StagedDecoder(data[2:], tables, "x.ugic")
+    encoder, symbols = StagedEncoder(tables), np.zeros(300, np.int32)
+    found: list[int] = []
+    for _ in range(3):
+        s = _indexes(symbols)
+        shifts = decoder.shifts(-(-s.size // guard.block))
+        rows = rounding.rows(s, shifts, "x.ugic")
+        symbols = decoder.symbols(rows)
+        found += symbols.tolist()
+        encoder.shifts(shifts)
+        encoder.symbols(symbols, rows)  # refuses a symbol of a skipped row
+    decoder.finish()
+    return found, data[:2] + encoder.finish()
+
+
+def _indexes(before: np.ndarray) -> np.ndarray:
+    return (30 + 36 * np.sin(0.37 * np.arange(before.size) + before / 100)).astype(np.float32)
 
 
 def _use(manifest: Manifest, contents: dict[str, bytes], file: bytes) -> None:
@@ -148,6 +190,21 @@ def _edited(contents: dict[str, bytes], edits: bytes) -> dict[str, bytes]:
     return out
 
 
+def _staged_seed(bits: int, block: int) -> bytes:
+    tables = prepare()[0].bundle.y_tables
+    rounding, encoder = Rounding(Guard(bits, block), tables.lengths == 0), StagedEncoder(tables)
+    before = np.zeros(300, np.int32)
+    for stage in range(3):
+        s = _indexes(before)
+        shifts = rounding.shifts(s)
+        rows = rounding.rows(s, shifts)
+        before = np.where(tables.lengths[rows] > 0, (np.arange(s.size) * 7 + stage) % 5 - 2, 0).astype(np.int32)
+        before[np.argmax(rows)] = 1000 * stage
+        encoder.shifts(shifts)
+        encoder.symbols(before, rows)
+    return bytes([bits - 8, block - 32]) + encoder.finish()
+
+
 def seeds() -> list[bytes]:
     """Inputs to start from: of each kind a whole one, small."""
     codec, contents, files = prepare()
@@ -161,6 +218,12 @@ def seeds() -> list[bytes]:
         small.append(buffer.getvalue())
     edit = bytes([3, 0, 1, 0, 0, 0, 1, 0])
     found = [bytes([0]) + file for file in files[::2]] + [bytes([1]) + file[:-4] for file in files[::2]]
+    stream = bitstream.parse(files[2])
+    sections = (Section(bitstream.ALPHA, b"a"), Section(bitstream.ICC_PROFILE, b"icc"))
+    for guard, extra in ((Guard(12, 1024), ()), (None, sections), (Guard(8, 32), sections)):
+        packed = bitstream.pack(replace(stream, guard=guard, sections=extra))
+        found += [bytes([0]) + packed, bytes([1]) + packed[:-4]]
+    found += [b"\6" + _staged_seed(12, 256), b"\6" + _staged_seed(8, 32)]
     manifest = json.dumps(json.loads(contents[MANIFEST]), separators=(",", ":"))
     found += [b"\2" + manifest.encode(), b"\3" + small[0], b"\4" + small[1]]
     found += [bytes([5, array]) + edit[1:] for array in range(27)]

@@ -10,7 +10,7 @@ from benchmarks.lowerings import measure, session
 from ugicm import Codec
 from ugicm.export.source import ImageOutput
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.commands.benchmark import generated_image
+from ugicm.runtime.measures.pictures import generated_image
 
 
 def test_works_alternate_and_the_first_round_does_not_count() -> None:

@@ -14,6 +14,7 @@ from tests.small import small
 from ugicm.runtime.backends.gpu import cuda, onnxruntime_cuda
 from ugicm.runtime.backends.gpu.device import DeviceGraph
 from ugicm.runtime.backends.gpu.onnxruntime_cuda import BoundSession
+from ugicm.runtime.backends.onnxruntime import session_options
 from ugicm.training.checkpoint import save, weights_of
 
 
@@ -56,11 +57,11 @@ class BoundOnHost(onnxruntime_cuda.OnnxRuntimeCuda):
         self._library, self._graphs, self._capture, self._tf32 = onnxruntime, graphs, capture, tf32
         self.device = cuda.open_device()
 
-    def load(self, model: bytes, name: str) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
         model = model if self._graphs is None else self._graphs.model(name)  # type: ignore[attr-defined]
 
         def make(capture: bool) -> object:
-            return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
 
         return DeviceGraph(self.device, BoundSession(make, self.device, ("cpu", 0), name, False), name)
 

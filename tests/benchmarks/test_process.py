@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.process import OURS, PYTHON, THEIRS, measure, spend, write_files
 from ugicm import Codec
-from ugicm.runtime.commands.benchmark import generated_image
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.measures.pictures import generated_image
 
 
 def test_each_process_writes_its_picture(tmp_path: Path) -> None:

@@ -63,6 +63,46 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
+class Substream:
+    """One substream, read in as many steps as it was written in; `tables` and `offsets` as of `decode_symbols`."""
+
+    def __init__(self, stream: bytes, tables: Sequence[Sequence[int]], offsets: Sequence[int]) -> None:
+        self.tables, self.offsets = tables, offsets
+        self.size, at = read_varint(stream, 0)
+        self.escapes, body = stream[at : at + self.size], stream[at + self.size :]
+        if len(self.escapes) < self.size or len(body) % 4:
+            raise Refused("lengths disagree")
+        self.coder = RangeDecoder([int.from_bytes(body[i : i + 4], "little") for i in range(0, len(body), 4)])
+        self.coded = False
+        self.at = 0  # in the escape section
+
+    def entry(self, frequencies: Sequence[int]) -> int:
+        self.coded = True
+        return self.coder.decode(frequencies)
+
+    def symbols(self, rows: Sequence[int]) -> list[int]:
+        """One symbol for each entry of `rows`, all of which are rows with entries."""
+        symbols = [0] * len(rows)
+        for i in sorted(range(len(rows)), key=lambda i: rows[i]):  # a stable sort
+            frequencies, offset = self.tables[rows[i]], self.offsets[rows[i]]
+            escape = len(frequencies) - 1
+            index = self.entry(frequencies) if escape > 0 else 0
+            if index < escape:
+                symbols[i] = offset + index
+                continue
+            zigzag, self.at = read_varint(self.escapes, self.at)
+            symbols[i] = zigzag >> 1 if zigzag % 2 == 0 else -(zigzag >> 1) - 1
+            if offset <= symbols[i] < offset + escape:
+                raise Refused("an escaped symbol that its row holds")
+        return symbols
+
+    def finish(self) -> None:
+        if self.at != self.size:
+            raise Refused("escapes left over")
+        if bool(self.coder.words) != self.coded or (self.coded and not self.coder.finished()):
+            raise Refused("words left over or missing")
+
+
 def decode_substream(
     stream: bytes, rows: Sequence[int], tables: Sequence[Sequence[int]], offsets: Sequence[int]
 ) -> list[int]:
@@ -71,33 +111,9 @@ def decode_substream(
         if stream:
             raise Refused("bytes without symbols")
         return []
-    size, at = read_varint(stream, 0)
-    escapes, body = stream[at : at + size], stream[at + size :]
-    if len(escapes) < size or len(body) % 4:
-        raise Refused("lengths disagree")
-    words = [int.from_bytes(body[i : i + 4], "little") for i in range(0, len(body), 4)]
-    coder = RangeDecoder(words)
-    symbols = [0] * len(rows)
-    coded = False
-    at = 0
-    for i in sorted(range(len(rows)), key=lambda i: rows[i]):  # a stable sort
-        frequencies, offset = tables[rows[i]], offsets[rows[i]]
-        escape = len(frequencies) - 1
-        index = 0
-        if escape > 0:
-            index = coder.decode(frequencies)
-            coded = True
-        if index < escape:
-            symbols[i] = offset + index
-            continue
-        zigzag, at = read_varint(escapes, at)
-        symbols[i] = zigzag >> 1 if zigzag % 2 == 0 else -(zigzag >> 1) - 1
-        if offset <= symbols[i] < offset + escape:
-            raise Refused("an escaped symbol that its row holds")
-    if at != size:
-        raise Refused("escapes left over")
-    if bool(words) != coded or (coded and not coder.finished()):
-        raise Refused("words left over or missing")
+    substream = Substream(stream, tables, offsets)
+    symbols = substream.symbols(rows)
+    substream.finish()
     return symbols
 
 

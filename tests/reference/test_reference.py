@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import decoder as reference
+from tests.reference import staged
 from tests.runtime.test_range_coder import TOTAL, coded_inputs, random_frequencies
 from ugicm.runtime import bitstream, range_coder
+from ugicm.runtime.bitstream import ICC_PROFILE, Guard, Section
 from ugicm.runtime.errors import CorruptFileError
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.guard import Rounding
+from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
+from ugicm.runtime.tables import Tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "bitstream.md"
 
@@ -138,9 +142,14 @@ def test_both_refuse_the_same_streams(case, data):
     assert decoded == expected
 
 
+def example(number):
+    """The text and the file of an example of the page."""
+    text = PAGE.read_text(encoding="utf-8").split("## Example")[number]
+    return text, bytes.fromhex("".join(re.findall(r"^    ([0-9a-f ]+)$", text, re.MULTILINE)))
+
+
 def test_the_example_of_the_page():
-    text = PAGE.read_text(encoding="utf-8").split("## Example")[1]
-    data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f ]+)$", text, re.MULTILINE)))
+    _, data = example(1)
     row = [4194304, 8388608, 4194303, 1]
     tables = Tables.from_arrays(np.array(row, np.uint32), np.array([0, 4], np.int32), np.array([0, -1], np.int32))
     parsed = bitstream.parse(data)
@@ -152,3 +161,43 @@ def test_the_example_of_the_page():
         assert range_coder.decode(streams, np.array(rows, np.uint8), tables).tolist() == symbols.tolist()
         assert tuple(range_coder.encode(symbols, np.array(rows, np.uint8), tables)) == streams
     assert bitstream.pack(parsed) == data
+
+
+def test_the_example_of_version_2():
+    text, data = example(2)
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\| [01] .*$", text, re.MULTILINE)
+    ]
+    numbers = [[cell.replace("−", "-").split(", ") for cell in row] for row in table]
+    indexes = [[float(s) for s in row[1]] for row in numbers]
+    cells, shifts, rows, symbols = ([[int(n) for n in row[i]] for row in numbers] for i in (2, 6, 7, 8))
+    row = [4194304, 8388608, 4194303, 1]
+    flat, lengths = np.array(row * 2, np.uint32), np.array([0, 0, 4, 4], np.int32)
+    tables = Tables.from_arrays(flat, lengths, np.array([0, 0, -1, -1], np.int32))
+
+    parsed = bitstream.parse(data)
+    assert bitstream.pack(parsed) == data
+    assert parsed.sections == (Section(ICC_PROFILE, b"icc"),) and parsed.guard == Guard(8, 32)
+    assert parsed.symbol_checksum == bitstream.symbol_checksum(np.array([1]), np.array(symbols))
+    assert staged.read_file(data).y == list(parsed.y)
+    stages = [lambda done, s=s: s for s in indexes]
+    assert staged.decode_staged(parsed.y[0], stages, 8, 32, *as_lists(tables)) == symbols
+
+    rounding, encoder = Rounding(parsed.guard, tables.lengths == 0), StagedEncoder(tables)
+    decoder = StagedDecoder(parsed.y[0], tables)
+    for stage, values in enumerate(symbols):
+        s = np.array(indexes[stage])
+        assert np.floor(s * 256).tolist() == cells[stage]
+        number = decoder.shifts(1)
+        assert number.tolist() == rounding.shifts(s).tolist() == shifts[stage]
+        for other in (s, np.select([s == 1.498, s == 2.5], [1.5018, 2.497], s)):
+            assert rounding.rows(other, number).tolist() == rows[stage]
+        assert decoder.symbols(rounding.rows(s, number)).tolist() == values
+        encoder.shifts(number)
+        encoder.symbols(np.array(values, np.int32), rounding.rows(s, number))
+    decoder.finish()
+    assert encoder.finish() == parsed.y[0]
+    shown = re.search(r"they are ([0-9, ]+), …", text)[1]
+    assert shown == ", ".join(map(str, staged.shift_frequencies(1, 1)[:4]))
+    first = ", ".join(map(str, staged.shift_frequencies(0, 0)[:4]))
+    assert f"the first stage has {first}, …" in PAGE.read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ugicm import Codec
+from ugicm.calibration.int8.bundle import view_model
 from ugicm.runtime.admission import admitted_runner, graph_runner, reference_runner, reproduces
 from ugicm.runtime.backends import open_backend
 from ugicm.runtime.bundle import Bundle
@@ -43,7 +44,7 @@ def test_a_changed_or_missing_file_is_named(copy: Path, name: str) -> None:
 
 def test_a_view_with_a_graph_of_its_own_runs_that(copy: Path, photograph: np.ndarray) -> None:
     plain = Bundle.open(copy)
-    machine = plain.view("g_s", plain.condition_vectors["machine"])
+    machine = view_model(plain, plain.condition_vectors["machine"])
     (copy / "g_s.human.onnx").write_bytes(machine)
     digest = {"sha256": hashlib.sha256(machine).hexdigest(), "bytes": len(machine)}
     edit(copy, lambda v: v["files"].update({"g_s.human.onnx": digest}))
@@ -56,8 +57,8 @@ def test_a_view_with_a_graph_of_its_own_runs_that(copy: Path, photograph: np.nda
 
 
 def test_another_format_is_a_version_error(copy: Path) -> None:
-    edit(copy, lambda v: v.update(format=2))
-    with pytest.raises(VersionError, match="bundle format 2"):
+    edit(copy, lambda v: v.update(format=3))
+    with pytest.raises(VersionError, match="bundle format 3"):
         Bundle.open(copy)
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ugicm.runtime import range_coder
 from ugicm.runtime.errors import BundleError, CorruptFileError
-from ugicm.runtime.range_coder import Tables, decode, encode
+from ugicm.runtime.range_coder import decode, encode
+from ugicm.runtime.tables import MAX_ENTRIES, Tables
 
 TOTAL = 1 << 24
 INT32 = np.iinfo(np.int32)
@@ -285,9 +286,9 @@ def test_tables_are_copies_that_cannot_change():
 
 def test_longest_row():
     tables = Tables.from_arrays(
-        np.append(np.ones(range_coder.MAX_ENTRIES - 1, np.uint32), np.uint32(3)),
-        i32(range_coder.MAX_ENTRIES),
+        np.append(np.ones(MAX_ENTRIES - 1, np.uint32), np.uint32(3)),
+        i32(MAX_ENTRIES),
         i32(-5),
     )
-    symbols, rows = i32(-5, range_coder.MAX_ENTRIES - 7, range_coder.MAX_ENTRIES - 6), np.zeros(3, np.uint8)
+    symbols, rows = i32(-5, MAX_ENTRIES - 7, MAX_ENTRIES - 6), np.zeros(3, np.uint8)
     np.testing.assert_array_equal(decode(encode(symbols, rows, tables), rows, tables), symbols)

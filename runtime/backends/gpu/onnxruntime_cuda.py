@@ -57,7 +57,7 @@ class OnnxRuntimeCuda:
         precision = self._graphs.index.precision if self._graphs else "fp32"
         return f"onnxruntime {self._library.__version__} (CUDA, {precision})"
 
-    def load(self, model: bytes, name: str) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
         if self._graphs is not None:
             model = self._graphs.model(name)
         execution = BoundSession(

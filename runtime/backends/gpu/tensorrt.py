@@ -46,8 +46,11 @@ class TensorRT:
     def name(self) -> str:
         return f"{self.api.name} {self.api.version} ({self._graphs.index.precision})"
 
-    def load(self, model: bytes, name: str) -> DeviceGraph:
-        """The engine of the device graph of this name; `model`, the bundle's own, is what it was made from."""
+    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
+        """The engine of the device graph of this name; `model`, the bundle's own, is what it was made from.
+
+        Weights are none: on a GPU a condition is an input.
+        """
         major, minor = self.device.capability
         loaded: list[Any] = []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ugicm.runtime.commands.cli import Parser, for_each, printable, run
+from ugicm.runtime.commands.cli import Parser, add_threads_option, for_each, printable, run
 from ugicm.runtime.commands.encode import parse_quality
 from ugicm.runtime.commands.report.page import Section, page, section
 from ugicm.runtime.errors import OutputError, UsageError
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="PAGE", help="the HTML file to write")
     parser.add_argument("-q", "--quality", metavar="Q", help="of the views shown; default 4; the curves have all")
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: the backend's choice")
+    add_threads_option(parser)
     return run(parser, _report, arguments)
 
 
@@ -34,8 +34,6 @@ def _report(options: argparse.Namespace) -> int:
     from ugicm.runtime.codec import Codec  # a backend is loaded only once the command line makes sense
 
     _check_output(options.output, options.images)
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"--threads {options.threads}: give 1 or more")
     codec = Codec.from_bundle(options.bundle, threads=options.threads)
     quality = parse_quality(options.quality, codec.qualities)
     for graph in ("g_a", "g_s"):  # half a codec refuses before any work

@@ -15,6 +15,7 @@ from PIL import Image, features
 from ugicm.runtime import bitstream, range_coder
 from ugicm.runtime.admission import admitted_runner
 from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.tables import TOTAL, Tables
 
 if TYPE_CHECKING:
     from ugicm.runtime.codec import Codec
@@ -61,7 +62,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Latency:
+class Times:
     """Medians of milliseconds by stage over `runs` runs: encode, decode of one view, decode of all views."""
 
     encode: dict[str, float]
@@ -100,14 +101,14 @@ def latent_bits(codec: Codec, data: bytes, name: str = "<bytes>") -> LatentBits:
     return LatentBits(y_bits, z_bits, channels, manifest.latent_stride, rest)
 
 
-def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: range_coder.Tables) -> np.ndarray:
+def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:
     """Bits of each symbol (int32 of any shape) in its table row (integers of that shape): float64 of that shape."""
     lengths = tables.lengths.astype(np.int64)
     starts, escape = (np.cumsum(lengths) - lengths)[rows], lengths[rows] - 1
     index = symbols.astype(np.int64) - tables.offsets[rows]
     outside = (index < 0) | (index >= escape)
     entry = np.clip(starts + np.where(outside, escape, index), 0, max(0, tables.frequencies.size - 1))
-    bits = math.log2(range_coder.TOTAL) - np.log2(tables.frequencies[entry])
+    bits = math.log2(TOTAL) - np.log2(tables.frequencies[entry])
     if outside.any():
         wide = symbols.astype(np.int64)
         zigzag = np.where(wide < 0, -2 * wide - 1, 2 * wide)
@@ -146,7 +147,7 @@ def pillow_points(pixels: np.ndarray, form: str, most_bpp: float) -> list[Point]
     return points
 
 
-def latency(codec: Codec, pixels: np.ndarray, quality: int, runs: int) -> Latency:
+def times_of(codec: Codec, pixels: np.ndarray, quality: int, runs: int) -> Times:
     """Times `runs` encodes and decodes of uint8 (H, W, 3) `pixels`, by a codec that has run at this size before."""
     conditions = codec.conditions or (None,)
     encode: list[dict[str, float]] = []
@@ -158,7 +159,7 @@ def latency(codec: Codec, pixels: np.ndarray, quality: int, runs: int) -> Latenc
         for views, times in ((conditions[:1], one), (conditions, every)):
             codec.decode_views(data, views)
             times.append(dict(codec.timings))
-    return Latency(_medians(encode), _medians(one), _medians(every), runs)
+    return Times(_medians(encode), _medians(one), _medians(every), runs)
 
 
 def _medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:

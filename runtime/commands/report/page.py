@@ -6,7 +6,6 @@ more. `report.html` is its frame, with the style and the script.
 
 from __future__ import annotations
 
-import os
 import platform
 import string
 from collections.abc import Sequence
@@ -33,14 +32,15 @@ from ugicm.runtime.commands.report.figures import (
 )
 from ugicm.runtime.commands.report.measures import (
     LARGEST_SIDE,
-    Latency,
     LatentBits,
+    Times,
     codec_points,
-    latency,
     latent_bits,
     pillow_points,
+    times_of,
 )
 from ugicm.runtime.measures.metrics import ms_ssim, psnr
+from ugicm.runtime.processes.cpus import processors
 
 if TYPE_CHECKING:
     from ugicm.runtime.codec import Codec
@@ -89,7 +89,7 @@ def page(codec: Codec, sections: Sequence[Section], quality: int, threads: int |
     )
     workers = f"{threads} thread{'s' * (threads != 1)}" if threads else "as many threads as the backend chose"
     footer = (
-        f"ugicm {__version__}; {codec.backend.name}, {workers}; {_processor()}, {os.cpu_count()} logical cores; "
+        f"ugicm {__version__}; {codec.backend.name}, {workers}; {_processor()}, {processors()} CPUs; "
         f"Python {platform.python_version()}. This page fetches nothing."
     )
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
@@ -120,7 +120,7 @@ def section(codec: Codec, name: str, pixels: np.ndarray, quality: int, anchor: s
     jpeg = jpeg_at(pixels, len(data)) if max(width, height) <= LARGEST_SIDE["JPEG"] else None
     bits = latent_bits(codec, data)
     points = codec_points(codec, pixels)
-    times = latency(codec, pixels, quality, max(1, min(_RUNS, _RUN_PIXELS // (width * height))))
+    times = times_of(codec, pixels, quality, max(1, min(_RUNS, _RUN_PIXELS // (width * height))))
 
     bpp = 8 * len(data) / (width * height)
     quality_of = {c: (psnr(pixels, view), ms_ssim(pixels, view)) for c, view in views.items()}
@@ -230,7 +230,7 @@ def _panels(layers: Sequence[_Layer], width: int, height: int) -> str:
     return f'<div class="panels">{"".join(figures)}</div>'
 
 
-def _time_part(times: Latency, views: int) -> str:
+def _time_part(times: Times, views: int) -> str:
     rows = [("encode", times.encode), ("decode", times.decode)]
     if views > 1:
         rows = [rows[0], ("decode, one view", times.decode), (f"decode, {views} views", times.decode_all)]

@@ -15,21 +15,12 @@ from hypothesis import strategies as st
 
 from tests.calibration.exact.networks import joined, random_layer, random_network, random_z
 from ugicm.calibration.exact.emit import to_onnx
+from ugicm.runtime.backends.onnxruntime import LEVELS, session_options
 from ugicm.runtime.exact import ExactNetwork
 
-LEVELS = (
-    ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-)
 
-
-def session(model: onnx.ModelProto, level: object, threads: int = 1, saved: Path | None = None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+def session(model: onnx.ModelProto, level: str, threads: int = 1, saved: Path | None = None) -> ort.InferenceSession:
+    options = session_options(level, threads)
     if saved:
         options.optimized_model_filepath = str(saved)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -93,7 +84,7 @@ def test_a_wide_network_is_bit_identical(form: str) -> None:
 
 
 def operators(network: ExactNetwork, path: Path) -> collections.Counter[str]:
-    session(to_onnx(network, "qdq"), ort.GraphOptimizationLevel.ORT_ENABLE_ALL, saved=path)
+    session(to_onnx(network, "qdq"), "all", saved=path)
     return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
 
 

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from ugicm.calibration.int8.bundle import view_model
 from ugicm.calibration.int8.graph import FloatGraph
 from ugicm.calibration.int8.quantiser import widened
 from ugicm.export.forms.channels_last import pixel_order
@@ -25,7 +26,6 @@ from ugicm.models.fast import Block
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
-from ugicm.runtime.onnx_bytes.fold import with_condition
 
 
 class Small(nn.Module):
@@ -109,7 +109,7 @@ def test_sums_are_made_by_the_convolutions_before_them(name: str, tmp_path: Path
     bundle = Bundle.open(DEFAULT)
     model = bundle.graph(name)[1]
     if name == "g_s":
-        model = with_condition(model, "condition", bundle.condition_vectors["machine"])
+        model = view_model(bundle, bundle.condition_vectors["machine"])
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

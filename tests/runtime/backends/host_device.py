@@ -81,7 +81,7 @@ class HostBackend:
         self.device = HostDevice()
         self._graphs = graphs
 
-    def load(self, model: bytes, name: str) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
         if self._graphs is not None:
             model = self._graphs.model(name)
 

@@ -26,6 +26,7 @@ from ugicm.runtime.commands.report.measures import Point, codec_points, latent_b
 from ugicm.runtime.commands.report.page import page, section
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.tables import Tables
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 
@@ -99,7 +100,7 @@ def test_busy_places_cost_more_bits(codec: Codec) -> None:
 
 def test_the_bits_of_a_symbol_are_those_of_its_frequency() -> None:
     frequencies = np.array([4194304, 8388608, 4194303, 1, 1 << 24], np.uint32)
-    tables = range_coder.Tables.from_arrays(
+    tables = Tables.from_arrays(
         frequencies, np.array([0, 4, 1], np.int32), np.array([0, -1, 0], np.int32)
     )  # a skipped row, that of docs/bitstream.md, one whose every symbol is escaped
     symbols = np.array([0, -1, 0, 1, 2, -2, 300, 5, 0, 2**31 - 1, -(2**31)], np.int32)
@@ -275,7 +276,8 @@ def test_the_command_writes_one_page(
         (["IMAGE", "-o", "DIR/no/x.html"], "does not exist"),
         (["IMAGE", "-o", "IMAGE"], "replace an input"),
         (["IMAGE", "-o", "DIR/x.html", "--quality", "99"], "quality '99'"),
-        (["IMAGE", "-o", "DIR/x.html", "--threads", "0"], "1 or more"),
+        (["IMAGE", "-o", "DIR/x.html", "--threads", "0"], "0 threads: give 1 to"),
+        (["IMAGE", "-o", "DIR/x.html", "--threads", "1000"], "1000 threads: give 1 to"),
         (["IMAGE", "-o", "DIR/x.html", "--threads", "x"], "--threads"),
         (["IMAGE", "-o", "DIR/x.html", "--bundle", "DIR/no"], "DIR/no"),
         (["DIR/no.png", "-o", "DIR/x.html"], "no such file"),

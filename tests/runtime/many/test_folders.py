@@ -21,7 +21,7 @@ from ugicm.runtime.commands.cli import main
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.many import folders
-from ugicm.runtime.many.folders import Task, find_tasks
+from ugicm.runtime.many.tasks import Task, find_tasks
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = ROOT / "tests" / "golden" / "v1" / "bundle"
@@ -259,13 +259,13 @@ def test_what_a_killed_worker_left_goes_with_the_run_it_died_in(
 ) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     pictures(source, ["a.png"])
-    work = folders._work
+    work = folders.work
 
     def leaving_something(*arguments: Any) -> Iterator[Any]:
         out.mkdir(exist_ok=True)
         (out / ".ugic-0123456789abcdef.part").write_bytes(b"half")
         yield from work(*arguments)
 
-    monkeypatch.setattr(folders, "_work", leaving_something)
+    monkeypatch.setattr(folders, "work", leaving_something)
     assert main(["encode", str(source), "-o", str(out), "--bundle", str(BUNDLE), "--jobs", "1"]) == 0
     assert set(tree(out)) == {"a.ugic"}

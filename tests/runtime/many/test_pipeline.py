@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ugicm.runtime.errors import (
 )
 from ugicm.runtime.files.images import write_image
 from ugicm.runtime.many import pipeline
-from ugicm.runtime.processes.workers import DiedError
+from ugicm.runtime.processes.worker import DiedError
 
 SIZES = ((64, 64), (100, 150), (1, 1), (128, 192), (70, 33))
 
@@ -225,23 +226,36 @@ def test_takes_no_more_than_it_may_and_stops_when_nobody_listens(codec: Codec, f
     assert threading.active_count() <= before
 
 
-def test_shared_memory_is_given_back(codec: Codec, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-    create = shared_memory.SharedMemory.__init__
+def test_nothing_is_shared_without_workers_and_nothing_shared_has_a_name(
+    codec: Codec, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    create = os.memfd_create
 
-    def recorded(self: shared_memory.SharedMemory, name: str | None = None, create_: bool = False, **kw: int) -> None:
-        create(self, name, kw.pop("create", create_), **kw)  # type: ignore[misc]
-        made.append(self.name)
+    def recorded(*arguments: Any) -> int:
+        made.append(create(*arguments))
+        return made[-1]
 
-    monkeypatch.setattr(shared_memory.SharedMemory, "__init__", recorded)
+    monkeypatch.setattr(os, "memfd_create", recorded)
+    before, named = len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
     assert all(o.error is None for o in codec.decode_many(files, workers=0))
     assert not made
     assert all(o.error is None for o in codec.decode_many(files, workers=1))
-    monkeypatch.undo()
-    assert made
-    for name in made:
-        with pytest.raises(FileNotFoundError):
-            shared_memory.SharedMemory(name)
+    assert made and set(os.listdir("/dev/shm")) <= named
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1, "the resource tracker's pipe stays, nothing else"
+
+
+def test_too_little_to_share_fails_the_file_in_one_line(codec: Codec, photograph: np.ndarray) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    outcomes = codec.encode_many([photograph, np.tile(photograph, (6, 6, 1)), photograph], workers=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))
+    try:
+        found = list(outcomes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [o.error is None for o in found] == [True, False, True]
+    assert isinstance(found[1].error, BackendError) and "use 0 workers" in str(found[1].error)
 
 
 def test_what_no_file_could_change_is_refused_at_once(codec: Codec) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ugicm.runtime.onnx_bytes.wire import field, fields, numbers
+from ugicm.runtime.onnx_bytes.wire import fields, numbers
+from ugicm.runtime.onnx_bytes.write import field
 
 VALUES = st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=300))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from ugicm.runtime import range_coder
 from ugicm.runtime.errors import CorruptFileError, UsageError
 from ugicm.runtime.processes import parallel_coder
 from ugicm.runtime.processes.parallel_coder import LEAST_SUBSTREAMS, ParallelCoder
-from ugicm.runtime.range_coder import Tables
+from ugicm.runtime.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_what_a_dead_worker_was_asked_is_done_here(
     for code in (lambda: coder.decode(streams, rows).tolist(), lambda: coder.encode(symbols, rows, 9)):
         coder.wait()
         expected = code()
-        process = coder._workers[1]._process
+        process = multiprocessing.active_children()[0]
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -159,7 +160,7 @@ def test_a_machine_of_one_cpu_starts_none(tables: Tables, monkeypatch: pytest.Mo
     monkeypatch.setattr(parallel_coder, "processors", lambda: 1)
     coder = ParallelCoder(tables, 4)
     symbols, rows = draw(tables, 3000, 6)
-    assert coder._workers == []
+    assert len(coder) == 0
     assert np.array_equal(coder.decode(coder.encode(symbols, rows, 8), rows), symbols)
 
 

@@ -1,0 +1,143 @@
+"""Tasks through several processes, or through this one: an outcome for each, whatever becomes of a process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ugicm.runtime.errors import BackendError, DiskError, UgicError
+from ugicm.runtime.many.tasks import Task
+from ugicm.runtime.processes import signals
+from ugicm.runtime.processes.pool import Pool
+from ugicm.runtime.processes.worker import DiedError
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What working on one file took and gave.
+
+    Attributes:
+        bytes_in, bytes_out: of the input and of all outputs.
+        pixels: of the image.
+    """
+
+    bytes_in: int
+    bytes_out: int
+    pixels: int
+
+
+Work = Callable[[Path, tuple[Path, ...]], Figures]
+
+
+class Recipe(Protocol):
+    """What each process is told once; picklable."""
+
+    def open(self) -> Work:
+        """Opens the codec. What it returns works on one file and raises UgicError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task.
+
+    Attributes:
+        figures: None after an error.
+        error: why there are none.
+        fatal: whether no other task can succeed.
+        warnings: what was logged meanwhile.
+    """
+
+    figures: Figures | None
+    error: str = ""
+    fatal: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def work(tasks: Sequence[Task], recipe: Recipe, jobs: int) -> Iterator[tuple[Task, Outcome]]:
+    """The outcome of each task, as they come. One job is done in this process, more in so many others.
+
+    A task whose process dies is tried again when the others have ended, in a process of its own; one that dies again
+    has failed.
+
+    Raises:
+        BackendError: as many processes cannot be started here.
+    """
+    if jobs == 1:
+        here = _Place(recipe)
+        yield from ((task, here.do(task)) for task in tasks)
+        return
+    suspects: list[Task] = []
+    with Pool(jobs, _Place, recipe) as pool:
+        try:
+            for answer in pool.each(_Place.do, tasks):
+                if isinstance(answer.error, DiedError):
+                    suspects.append(answer.item)
+                else:
+                    yield answer.item, answer.value or _failed(answer.item, answer.error)
+        except DiedError as error:
+            raise BackendError(
+                "worker processes end while they start; is there enough memory? use fewer --jobs"
+            ) from error
+    for task in suspects:
+        try:
+            with Pool(1, _Place, recipe) as pool:
+                yield task, pool.call(_Place.do, task)
+        except DiedError:
+            words = "the process that worked on it was killed; it may need more memory than there is"
+            yield task, Outcome(None, f"{task.source}: {words}")
+
+
+class _Place:
+    """A process's codec, opened for its first task."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._opened: Work | None = None
+
+    def do(self, task: Task) -> Outcome:
+        with _collected() as messages:
+            try:
+                if self._opened is None:
+                    self._opened = self._recipe.open()
+                return Outcome(self._opened(task.source, task.outputs), warnings=tuple(messages))
+            except (UgicError, MemoryError, OSError) as error:
+                signals.check()
+                return _failed(task, error, messages)
+
+
+def _failed(task: Task, error: Exception | None, messages: Sequence[str] = ()) -> Outcome:
+    if isinstance(error, MemoryError):
+        reason = f"{task.source}: not enough memory; use fewer --jobs or a smaller image"
+    elif isinstance(error, OSError):  # a source that was moved away in the middle, for one
+        reason = f"{task.source}: cannot be worked on: {error.strerror or error}"
+    else:
+        reason = str(error)
+    if str(task.source) not in reason:
+        reason = f"{task.source}: {reason}"
+    return Outcome(None, reason, isinstance(error, DiskError), tuple(messages))
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _collected() -> Iterator[list[str]]:
+    """What is logged meanwhile, in place of where it goes otherwise: lines belong to files."""
+    logger, collector = logging.getLogger("ugicm"), _Collector()
+    before = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [collector], False
+    try:
+        yield collector.messages
+    finally:
+        logger.handlers[:], logger.propagate = before
