@@ -71,7 +71,7 @@ def export_graphs(graphs: Mapping[str, GraphSource]) -> Iterator[tuple[str, onnx
     for name, graph in graphs.items():
         model = None
         if graph.like in traced:
-            model = with_weights(traced[graph.like], graphs[graph.like].module, graph.module)
+            model = with_weights(traced[graph.like], graphs[graph.like], graph)
         if model is None:
             model = _trace(graph)
         if awaited[name]:
@@ -85,13 +85,13 @@ def export_graph(name: str, source: GraphSource) -> onnx.ModelProto:
     return clean(_trace(source), name)
 
 
-def with_weights(traced: onnx.ModelProto, old: nn.Module, new: nn.Module) -> onnx.ModelProto | None:
-    """The graph of `new` from that of `old`, whose parameters and buffers have the same names but other sizes.
+def with_weights(traced: onnx.ModelProto, old: GraphSource, new: GraphSource) -> onnx.ModelProto | None:
+    """The graph of `new` from that of `old`: parameters and buffers have the same names and other sizes and values.
 
     Returns:
         None where one of them cannot be found among the graph's constants, so that the graph must be traced.
     """
-    before, after = _forms(old), _forms(new)
+    before, after = _forms(old.module), _forms(new.module)
     model = onnx.ModelProto()
     model.CopyFrom(traced)
     placed = set()
@@ -113,6 +113,7 @@ def with_weights(traced: onnx.ModelProto, old: nn.Module, new: nn.Module) -> onn
             if node.op_type == "Conv" and attribute.name == "group" and attribute.i > 1:
                 attribute.i = sizes[node.input[1]][0]  # depthwise: a group a channel
     del model.graph.value_info[:]
+    _rename(model, dict(zip((*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True)))
     return model
 
 
@@ -157,7 +158,11 @@ def _trace(source: GraphSource) -> onnx.ModelProto:
 
 def _take_names(model: onnx.ModelProto, wanted: tuple[str, ...]) -> None:
     """Gives inputs and outputs their names, which the exporter may have given to tensors inside as well."""
-    names = {name: f"{name}/inside" for name in wanted} | {name + _MARK: name for name in wanted}
+    _rename(model, {name: f"{name}/inside" for name in wanted} | {name + _MARK: name for name in wanted})
+
+
+def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Gives tensors other names."""
     for node in model.graph.node:
         for values in (node.input, node.output):
             for i, value in enumerate(values):
