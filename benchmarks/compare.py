@@ -30,7 +30,8 @@ from rich.table import Table
 
 from ugicm import Codec
 from ugicm.export.checkpoint import load
-from ugicm.export.compressai_zoo import architecture_of, load_zoo, state_of
+from ugicm.export.compressai_zoo import architecture_of, load_zoo
+from ugicm.export.state import state_of
 from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from ugicm.export.checkerboard_source import checkerboard_source
 from ugicm.export.compressai_source import compressai_source
-from ugicm.export.compressai_zoo import SERVED, ZooError, architecture_of, load_zoo, state_of
+from ugicm.export.compressai_zoo import CHECKERBOARDS, SERVED, ZooError, architecture_of, load_zoo
 from ugicm.export.mlic_source import architecture_of_mlic, load_mlic, mlic_source
 from ugicm.export.source import Source
+from ugicm.export.state import state_of
 from ugicm.export.ugicm import ugicm_source
 from ugicm.models.ugicm import UGICM, UGICMConfig
 
@@ -82,6 +84,7 @@ def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> So
             f"{path}: a checkpoint of something else (keys {keys}, …); taken are those of {TAKEN} (--arch says which)"
         )
     try:
-        return compressai_source(load_zoo(state, found))
+        zoo = load_zoo(state, found)
+        return checkerboard_source(zoo) if found in CHECKERBOARDS else compressai_source(zoo)
     except (ZooError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error

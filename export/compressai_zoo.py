@@ -1,12 +1,8 @@
-"""CompressAI's checkpoints: which model a state dict is of, and that model with the weights in it.
-
-What is served are the models whose scales depend on `z` alone, or on nothing; the others are refused by name.
-"""
+"""CompressAI's checkpoints: which model a state dict is of, and that model with the weights in it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +12,20 @@ from torch import Tensor, nn
 
 from ugicm.models.entropy import LOG_STEP, SCALE_MIN, SCALE_ROWS, compressai_module
 
-SERVED = {
-    "bmshj2018-factorized": "FactorizedPrior",
-    "bmshj2018-factorized-relu": "FactorizedPriorReLU",
-    "bmshj2018-hyperprior": "ScaleHyperprior",
-    "mbt2018-mean": "MeanScaleHyperprior",
+EXACT = {
+    "bmshj2018-factorized": "google.FactorizedPrior",
+    "bmshj2018-factorized-relu": "google.FactorizedPriorReLU",
+    "bmshj2018-hyperprior": "google.ScaleHyperprior",
+    "mbt2018-mean": "google.MeanScaleHyperprior",
 }
-"""Architecture → its class in compressai.models.google."""
+"""Architectures whose scales come from `z` alone, or from nothing → their class in compressai.models."""
+CHECKERBOARDS = {
+    "cheng2020-anchor-checkerboard": "sensetime.Cheng2020AnchorCheckerboard",
+    "elic2022-official": "sensetime.Elic2022Official",
+    "elic2022-chandelier": "sensetime.Elic2022Chandelier",
+}
+"""Architectures with a checkerboard context → their class."""
+SERVED = EXACT | CHECKERBOARDS
 
 _SERIAL = (
     "the scales of its latents depend on latents decoded before them (serial context), which cannot be served exactly "
@@ -33,8 +36,6 @@ _VARIABLE = (
     "latents; take a fixed-rate checkpoint for each quality, such as mbt2018-mean or bmshj2018-hyperprior"
 )
 REFUSED = {
-    "elic2022": _SERIAL,
-    "cheng2020-anchor-checkerboard": _SERIAL,
     "cheng2020-attn": _SERIAL,
     "cheng2020-anchor": _SERIAL,
     "mbt2018-vbr": _SERIAL,
@@ -45,11 +46,8 @@ REFUSED = {
 }
 """Architecture → why not."""
 
-_WRAPPERS = ("state_dict", "network", "model_state_dict")
-_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
-_OLD_NAME = re.compile(r"^entropy_bottleneck\._(matrix|bias|factor|matrices\.|biases\.|factors\.)(\d+)$")
-_LISTS = {"matrix": "matrices.", "bias": "biases.", "factor": "factors."}
-_TABLES = ("._offset", "._quantized_cdf", "._cdf_length", ".scale_table")
+_GROUP = "latent_codec.y.latent_codec.y{}.context_prediction.bias"
+_TABLES = ("._offset", "._quantized_cdf", "._cdf_length", ".scale_table", ".context_prediction.mask")
 _CONSTANTS = (".bound", ".pedestal", ".target", ".scale_bound")
 
 
@@ -74,25 +72,6 @@ class ZooModel:
     updated: bool
 
 
-def state_of(values: Mapping[Any, Any]) -> dict[str, Tensor] | None:
-    """The state dict in what was loaded, bare or wrapped, with today's key names; None where there is none."""
-    for key in _WRAPPERS:
-        if isinstance(values.get(key), Mapping):
-            values = values[key]
-            break
-    if not values or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()):
-        return None
-    return {_key(k): v.float() if v.is_floating_point() else v for k, v in values.items()}
-
-
-def _key(key: str) -> str:
-    """A key without the prefixes of wrappers, and with the entropy bottleneck's parameters in lists."""
-    key = _PREFIX.sub("", key)
-    if old := _OLD_NAME.match(key):
-        return f"entropy_bottleneck.{_LISTS.get(old[1], old[1])}{old[2]}"
-    return key
-
-
 def architecture_of(state: Mapping[str, Tensor]) -> str | None:
     """The name of the model that a state dict is of, served or refused; None for something else."""
 
@@ -101,8 +80,8 @@ def architecture_of(state: Mapping[str, Tensor]) -> str | None:
 
     if has("cc_mean_transforms.") or has("cc_scale_transforms."):
         return "channel-conditional"
-    if has("channel_context."):
-        return "elic2022"
+    if has("latent_codec.y.channel_context.y1.0."):
+        return _elic(state)
     if has("context_prediction."):
         if has("latent_codec."):
             return "cheng2020-anchor-checkerboard"
@@ -119,6 +98,14 @@ def architecture_of(state: Mapping[str, Tensor]) -> str | None:
     return ("mbt2018-mean" if means else "bmshj2018-hyperprior") + ("-vbr" if "Gain" in state else "")
 
 
+def _elic(state: Mapping[str, Tensor]) -> str | None:
+    """Which of the two: they differ in the last layer of `h_s`, a transposed convolution or a plain one."""
+    before, last = (state.get(f"latent_codec.hyper.h_s.{i}.weight") for i in (2, 4))
+    if before is None or last is None or before.ndim != 4 or last.ndim != 4:
+        return None
+    return "elic2022-chandelier" if last.shape[1] == before.shape[1] else "elic2022-official"
+
+
 def load_zoo(state: Mapping[str, Tensor], architecture: str) -> ZooModel:
     """Builds a model from a state dict as `state_of` gives it; any widths.
 
@@ -129,18 +116,38 @@ def load_zoo(state: Mapping[str, Tensor], architecture: str) -> ZooModel:
         raise ZooError(f"a {architecture} model is not served: {REFUSED[architecture]}")
     if architecture not in SERVED:
         raise ZooError(f"unknown architecture {architecture!r}; there are {', '.join(SERVED)}")
-    kind = getattr(compressai_module("models.google"), SERVED[architecture])
     weights = {k: v for k, v in state.items() if not k.endswith(_TABLES)}
-    n, m = (len(weights.get(f"g_a.{i}.bias", ())) for i in (0, 6))
-    module: nn.Module = kind(n, m) if n and m else kind(1, 1)
+    module: nn.Module = class_of(architecture)(*_widths(architecture, weights))
     if reason := unfit(module, weights):
         raise ZooError(f"its weights are not those of {architecture} ({reason}); is --arch right?")
     # Its own load_state_dict wants every table present; nn.Module's takes what is left after they are gone.
     nn.Module.load_state_dict(module, weights, strict=False)
     if not all(torch.isfinite(p).all() for p in module.parameters()):
         raise ZooError("some of its weights are not finite; take a checkpoint of before the training diverged")
-    updated = state.get("entropy_bottleneck._quantized_cdf", torch.empty(0)).numel() > 0
-    return ZooModel(architecture, module.eval(), scales_of(state, hasattr(module, "h_s")), updated)
+    updated = any(k.endswith("entropy_bottleneck._quantized_cdf") and v.numel() > 0 for k, v in state.items())
+    return ZooModel(architecture, module.eval(), scales_of(state, "factorized" not in architecture), updated)
+
+
+def class_of(architecture: str) -> Any:
+    """The class of a served architecture."""
+    file, name = SERVED[architecture].split(".")
+    return getattr(compressai_module(f"models.{file}"), name)
+
+
+def _widths(architecture: str, weights: Mapping[str, Tensor]) -> Sequence[Any]:
+    """The arguments of an architecture's class; small ones where the weights do not tell, which then do not fit."""
+
+    def width(name: str) -> int:
+        return len(weights[name]) if name in weights and weights[name].ndim else 0
+
+    if architecture in CHECKERBOARDS and "elic" not in architecture:
+        return (width("g_a.0.conv1.bias") or 1,)
+    if architecture not in CHECKERBOARDS:
+        return (width("g_a.0.bias") or 1, width("g_a.6.bias") or 1)
+    groups = []
+    while size := width(_GROUP.format(len(groups))) // 2:
+        groups.append(size)
+    return (width("g_a.0.bias") or 2, sum(groups) or 1, groups or [1])
 
 
 def unfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
@@ -159,12 +166,20 @@ def unfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def scales_of(state: Mapping[str, Tensor], hyperprior: bool) -> np.ndarray:
-    """float64 (rows,), the checkpoint's scale table or the standard one; empty without a hyperprior."""
+    """float64 (rows,), the checkpoint's scale table or the standard one; empty without a hyperprior.
+
+    Raises:
+        ZooError: no table, or several that differ.
+    """
     if not hyperprior:
         return np.zeros(0)
-    table = state.get("gaussian_conditional.scale_table", torch.empty(0)).double().numpy()
-    if not table.size:
+    name = "gaussian_conditional.scale_table"
+    tables = [v.double().numpy() for k, v in state.items() if k.endswith(name) and v.numel()]
+    if not tables:
         return SCALE_MIN * np.exp(LOG_STEP * np.arange(SCALE_ROWS))
-    if table.ndim != 1 or not 2 <= len(table) <= 256 or table[0] <= 0 or np.any(np.diff(table) <= 0):
+    table = tables[0]
+    if table.ndim != 1 or not 2 <= len(table) <= 256 or not table[0] > 0 or not np.all(np.diff(table) > 0):
         raise ZooError("its scale table is not 2 to 256 ascending positive values; update() it with another")
+    if not all(np.array_equal(table, other) for other in tables):
+        raise ZooError("its slices have scale tables that differ; update() it with one")
     return table

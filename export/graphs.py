@@ -71,7 +71,7 @@ def export_graphs(graphs: Mapping[str, GraphSource]) -> Iterator[tuple[str, onnx
     for name, graph in graphs.items():
         model = None
         if graph.like in traced:
-            model = with_weights(traced[graph.like], graphs[graph.like].module, graph.module)
+            model = with_weights(traced[graph.like], graphs[graph.like], graph)
         if model is None:
             model = _trace(graph)
         if awaited[name]:
@@ -85,26 +85,49 @@ def export_graph(name: str, source: GraphSource) -> onnx.ModelProto:
     return clean(_trace(source), name)
 
 
-def with_weights(traced: onnx.ModelProto, old: nn.Module, new: nn.Module) -> onnx.ModelProto | None:
-    """The graph of `new` from that of `old`, whose parameters and buffers have the same names but other sizes.
+def with_weights(traced: onnx.ModelProto, old: GraphSource, new: GraphSource) -> onnx.ModelProto | None:
+    """The graph of `new` from that of `old`: parameters and buffers have the same names and other sizes and values.
 
     Returns:
-        None where the exporter did not keep all of them as they are, so that the graph must be traced.
+        None where one of them cannot be found among the graph's constants, so that the graph must be traced.
     """
-    before, after = ({k: v.detach() for k, v in m.state_dict().items()} for m in (old, new))
+    before, after = _forms(old.module), _forms(new.module)
     model = onnx.ModelProto()
     model.CopyFrom(traced)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    if before.keys() != after.keys() or not before.keys() <= tensors.keys():
+    placed = set()
+    for tensor in model.graph.initializer:
+        if tensor.name in before:
+            found = [(tensor.name, 0)]
+        else:
+            value = numpy_helper.to_array(tensor)
+            same = [(k, i) for k, forms in before.items() for i, form in enumerate(forms) if _same(form, value)]
+            found = same[:1] if len({k for k, _ in same}) == 1 else []
+        for key, i in found:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(after[key][i]), tensor.name))
+            placed.add(key)
+    if not before.keys() == after.keys() == placed:
         return None
-    for name, value in after.items():
-        tensors[name].CopyFrom(numpy_helper.from_array(value.contiguous().numpy(), name))
+    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "Conv" and attribute.name == "group" and attribute.i > 1:
-                attribute.i = tensors[node.input[1]].dims[0]  # depthwise: a group a channel
+                attribute.i = sizes[node.input[1]][0]  # depthwise: a group a channel
     del model.graph.value_info[:]
+    _rename(model, dict(zip((*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True)))
     return model
+
+
+def _forms(module: nn.Module) -> dict[str, list[np.ndarray]]:
+    """Parameters and buffers by name, each as it is and as the exporter may compute it in advance."""
+    forms = {name: [t.numpy(), *([t.T.numpy()] if t.dim() == 2 else [])] for name, t in module.state_dict().items()}
+    for scope, inner in module.named_modules():
+        for name, value in getattr(inner, "precomputed", dict)().items():
+            forms[f"{scope}.{name}"].append(value.detach().numpy())
+    return forms
+
+
+def _same(form: np.ndarray, value: np.ndarray) -> bool:
+    return form.size > 1 and form.dtype == value.dtype and form.shape == value.shape and np.array_equal(form, value)
 
 
 def _trace(source: GraphSource) -> onnx.ModelProto:
@@ -135,7 +158,11 @@ def _trace(source: GraphSource) -> onnx.ModelProto:
 
 def _take_names(model: onnx.ModelProto, wanted: tuple[str, ...]) -> None:
     """Gives inputs and outputs their names, which the exporter may have given to tensors inside as well."""
-    names = {name: f"{name}/inside" for name in wanted} | {name + _MARK: name for name in wanted}
+    _rename(model, {name: f"{name}/inside" for name in wanted} | {name + _MARK: name for name in wanted})
+
+
+def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Gives tensors other names."""
     for node in model.graph.node:
         for values in (node.input, node.output):
             for i, value in enumerate(values):

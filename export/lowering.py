@@ -81,6 +81,23 @@ def shuffled(deconv: nn.ConvTranspose2d) -> nn.Sequential:
     return nn.Sequential(conv, nn.PixelShuffle(2))
 
 
+def flipped(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
+    """A transposed convolution of stride 1 as the convolution with its kernel turned round.
+
+    Raises:
+        ValueError: another stride, output padding or grouping.
+    """
+    if (deconv.stride, deconv.output_padding, deconv.groups) != ((1, 1), (0, 0), 1):
+        raise ValueError(f"a transposed convolution of another kind than stride 1: {deconv}")
+    channels, out_channels, *size = deconv.weight.shape
+    padding = tuple(k - 1 - int(p) for k, p in zip(size, deconv.padding, strict=True))
+    conv = nn.Conv2d(channels, out_channels, tuple(size), padding=padding, bias=deconv.bias is not None)  # type: ignore[arg-type]
+    conv.weight.data = deconv.weight.detach().permute(1, 0, 2, 3).flip(2, 3).contiguous()
+    if deconv.bias is not None and conv.bias is not None:
+        conv.bias.data = deconv.bias.detach().clone()
+    return conv
+
+
 def lower(modules: Iterable[nn.Module]) -> nn.Sequential:
     """A chain of modules with every rewrite of this file applied where it fits, nested modules included."""
     chain = list(modules)
@@ -97,7 +114,7 @@ def lower(modules: Iterable[nn.Module]) -> nn.Sequential:
 def lower_one(module: nn.Module) -> nn.Module:
     """One module rewritten; containers of known kinds are rewritten inside."""
     if isinstance(module, nn.ConvTranspose2d):
-        return shuffled(module)
+        return flipped(module) if module.stride == (1, 1) else shuffled(module)
     if type(module).__name__ == "GDN":
         return fold_gdn(module)
     if isinstance(module, nn.Sequential):

@@ -103,7 +103,7 @@ class LocalContext(nn.Module):
         known = known.index_select(0, places).reshape(-1, k * k)
         barred = known[:, :, None] * (known[:, None, :] - 1) * _FORBIDDEN
         scores = (query * (channels // heads) ** -0.5) @ key.transpose(-2, -1)
-        answers = torch.softmax(scores + (self._bias()[:, None] + barred), -1) @ value
+        answers = torch.softmax(scores + (self._bias() + barred), -1) @ value
         # The convolution that spans a window is one matrix product a head.
         weight = self.fusion.weight.reshape(2 * channels, heads, channels // heads, k * k).permute(1, 3, 2, 0)
         weight = weight.reshape(heads, k * channels // heads * k, 2 * channels)
@@ -120,14 +120,18 @@ class LocalContext(nn.Module):
         of_even_rows = row * (width + k - 1) + column
         return torch.stack([of_even_rows, of_even_rows + width + k]).reshape(-1)
 
+    def precomputed(self) -> dict[str, Tensor]:
+        """What depends on one parameter alone, by the name of that parameter."""
+        return {"relative_position_table": self._bias()}
+
     def _bias(self) -> Tensor:
-        """(heads, k², k²): what a place's score for another gets by where they lie to each other."""
+        """(heads, 1, k², k²): what a place's score for another gets by where they lie to each other."""
         k = self.window
         place = torch.arange(k * k)
         row, column = (torch.div(place, k, rounding_mode="floor"), place % k)
         apart = (row[:, None] - row + k - 1) * (2 * k - 1) + column[:, None] - column + k - 1
         bias = self.relative_position_table.index_select(0, apart.reshape(-1))
-        return bias.reshape(k * k, k * k, self.heads).permute(2, 0, 1)
+        return bias.reshape(k * k, k * k, self.heads).permute(2, 0, 1)[:, None]
 
 
 class ChannelContext(nn.Module):

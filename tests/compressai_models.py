@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ugicm.export.compressai_zoo import SERVED
-from ugicm.models.entropy import compressai_module
+from ugicm.export.compressai_zoo import class_of
 
 WIDTHS = ((8, 12), (12, 16))
 
@@ -32,7 +32,7 @@ def rescale(layer: nn.Module, outputs: Tensor, std: Tensor | float, mean: Tensor
 def lively(architecture: str, n: int, m: int) -> Any:
     """A random model whose scales spread over the table and fit its latents; its tables are not updated."""
     torch.manual_seed(5)
-    model = getattr(compressai_module("models.google"), SERVED[architecture])(n, m).eval()
+    model = class_of(architecture)(n, m).eval()
     hyperprior, means = hasattr(model, "h_s"), architecture == "mbt2018-mean"
     x = torch.from_numpy(photograph(256, 256)).permute(2, 0, 1)[None].float() / 255
     spread = torch.logspace(-1.3, 1.6, m) if hyperprior else torch.logspace(-0.5, 0.8, m)
@@ -47,3 +47,54 @@ def lively(architecture: str, n: int, m: int) -> Any:
         rescale(model.h_s[4], model.h_s[:5](z_hat), std, mean)
     rescale(model.g_s[6], model(x)["x_hat"], 0.2, 0.45)
     return model
+
+
+STAGED_WIDTHS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "cheng2020-anchor-checkerboard": ((8,), (12,)),
+    "elic2022-official": ((8, 12, [2, 4, 6]), (12, 14, [3, 3, 2, 6])),
+    "elic2022-chandelier": ((8, 12, [2, 4, 6]), (12, 14, [3, 3, 2, 6])),
+}
+"""Architectures with a checkerboard → arguments of their class, two widths."""
+
+
+@torch.no_grad()
+def lively_staged(architecture: str, *widths: Any) -> Any:
+    """A random model with a checkerboard context whose scales spread over the table and fit its latents."""
+    torch.manual_seed(5)
+    model = class_of(architecture)(*widths).eval()
+    x = torch.from_numpy(photograph(256, 256)).permute(2, 0, 1)[None].float() / 255
+    codec, hyper = model.latent_codec.y, model.latent_codec.hyper
+    parts = [codec] if not hasattr(codec, "groups") else [codec.latent_codec[k] for k in codec.latent_codec]
+    convolutions = [m for m in model.g_a if isinstance(m, nn.Conv2d)]
+    y = made_by(convolutions[-1], lambda: model.g_a(x))
+    spread = torch.logspace(-1.3, 1.6, y.shape[1])[torch.randperm(y.shape[1])]
+    rescale(convolutions[-1], y, spread, 0)
+    y = model.g_a(x)
+    rescale(hyper.h_a[-1], hyper.h_a(y), 12.0, 0.5)
+    hyper.entropy_bottleneck._update_quantiles()
+    first = 0
+    for part in parts:
+        size = part.context_prediction.in_channels
+        s = spread[first : first + size]
+        std, mean = [0.15 * s, 0.3 * s], [1.2 * s, torch.zeros(size)]
+        if part.latent_codec["y"].chunks == ("means", "scales"):
+            std, mean = std[::-1], mean[::-1]
+        last = part.entropy_parameters[-1]
+        rescale(last, made_by(last, lambda: model.latent_codec(y)), torch.cat(std), torch.cat(mean))
+        first += size
+    last = [m for m in model.g_s.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)][-1]
+    outputs = made_by(last, lambda: model(x))
+    if outputs.shape[1] == 3:
+        rescale(last, outputs, 0.2, 0.45)
+    else:  # to four phases
+        rescale(last, outputs, 0.2 * torch.ones(12), 0.45)
+    return model
+
+
+def made_by(layer: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """The last output of a layer while something runs."""
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.clone()))
+    run()
+    handle.remove()
+    return outputs[-1]

@@ -22,7 +22,7 @@ from ugicm import Codec
 from ugicm.calibration.exact.integer import CalibrationError
 from ugicm.export import to_onnx
 from ugicm.export.checkpoint import load
-from ugicm.export.compressai_zoo import SERVED, architecture_of
+from ugicm.export.compressai_zoo import EXACT, SERVED, architecture_of
 from ugicm.export.source import Source
 from ugicm.export.tables import TOTAL, mixture_row
 from ugicm.models.entropy import compressai_module
@@ -60,7 +60,7 @@ class Exported:
         return symbols, rows, np.zeros_like(y) if mean is None else mean, z
 
 
-@pytest.fixture(scope="module", params=[(a, w) for a in SERVED for w in WIDTHS], ids=lambda p: f"{p[0]}-{p[1][0]}")
+@pytest.fixture(scope="module", params=[(a, w) for a in EXACT for w in WIDTHS], ids=lambda p: f"{p[0]}-{p[1][0]}")
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Each architecture at two widths, the first from updated tables, the second from a checkpoint without."""
     architecture, widths = request.param
@@ -248,7 +248,7 @@ WAYS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 @pytest.fixture(scope="module")
 def states() -> dict[str, dict[str, Tensor]]:
-    return {a: lively(a, *WIDTHS[0]).state_dict() for a in SERVED}
+    return {a: lively(a, *WIDTHS[0]).state_dict() for a in EXACT}
 
 
 def content(source: Source) -> list[np.ndarray]:
