@@ -62,6 +62,7 @@ export function reference(arrays) {
   const data = (name) => arrays.get(name)?.data;
   /** @type {(name: string) => number} */
   const scalar = (name) => data(name)?.[0] ?? 0;
+  /** @type {Layer[]} */
   const layers = [];
   for (let i = 0; arrays.has(`layer${i}_weight`); i++) {
     const head = `layer${i}_`;
@@ -81,6 +82,7 @@ export function reference(arrays) {
   const unit = 2 ** -scalar("mean_fraction_bits");
   const table = data("scale_table");
   return async (z, [, hyper, height, width]) => {
+    /** @type {Float64Array} */
     let x = new Float64Array((hyper + (ones > 0 ? 1 : 0)) * height * width).fill(ones);
     x.set(z);
     for (const layer of layers) {
