@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ugicm.runtime.errors import UsageError
 
@@ -40,6 +41,12 @@ class Library:
     digests: dict[str, str]
     contents: dict[str, bytes]
 
+    @property
+    def origin(self) -> str:
+        """Scheme and host of a CDN; empty for a copy in the site."""
+        parts = urlsplit(self.base)
+        return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
+
     def entry(self) -> dict[str, object]:
         """What `site.json` says of it."""
         resources = {
@@ -68,13 +75,14 @@ def installed(folder: Path) -> Library:
 
 def found() -> Library | None:
     """The package in `node_modules` of the current folder or one above it, or in a folder of NODE_PATH; or None."""
-    for place in _places():
+    for place in node_folders():
         if (place / PACKAGE / "dist" / MODULE).is_file():
             return _read(place / PACKAGE)
     return None
 
 
-def _places() -> Iterator[Path]:
+def node_folders() -> Iterator[Path]:
+    """Where node looks for packages: `node_modules` here and above, then the folders of NODE_PATH."""
     here = Path.cwd()
     yield from (folder / "node_modules" for folder in (here, *here.parents))
     yield from (Path(name) for name in os.environ.get("NODE_PATH", "").split(os.pathsep) if name)

@@ -15,7 +15,7 @@ from ugicm.runtime.files.output import make_folder, write_atomically
 from ugicm.runtime.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
-SITE = "site.json"
+SITE, PAGE = "site.json", "index.html"
 ENCODER = ("g_a", "h_a")  # graphs that only encoding runs
 
 
@@ -39,6 +39,9 @@ def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] |
         if (found := read_header(data, name).codec_id) != bundle.codec_id:
             raise CodecMismatchError(f"{name}: made by codec {found.hex()}, but the page's is {bundle.codec_id.hex()}")
     files = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.is_file()}
+    if library.origin:  # the page's policy lets it ask no other server
+        policy = b"connect-src 'self'"
+        files[PAGE] = files[PAGE].replace(policy, policy + b" " + library.origin.encode())
     files |= {f"bundle/{name}": data for name, data in _decoder_part(bundle).items()}
     files |= {f"onnxruntime-web/{name}": data for name, data in library.contents.items()}
     files |= {f"examples/{name}": data for name, data in examples.items()}
@@ -64,9 +67,8 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
     make_folder(folder)
     for name in sorted({str(Path(name).parent) for name in files} - {"."}):
         make_folder(folder / name)
-    # site.json comes last: without it no page starts, so that a site is whole or none.
-    (folder / SITE).unlink(missing_ok=True)
-    for name in sorted(files, key=lambda name: name == SITE):
+    # site.json marks the folder as ours from the start; the page itself comes last, when all that it asks for is there.
+    for name in sorted(files, key=lambda name: (name == PAGE) - (name == SITE)):
         write_atomically(folder / name, files[name])
 
 

@@ -25,6 +25,7 @@ export class Compare {
     this.grip = inside("grip");
     /** @type {HTMLElement} */
     this.rightName = inside("right-name");
+    this.beta = 1; // of the right view
     this.at = 50; // percent, where the line stands
     views.addEventListener("pointerdown", (event) => {
       views.setPointerCapture(event.pointerId);
@@ -61,6 +62,7 @@ export class Compare {
    */
   right(picture, beta) {
     draw(this.machine, picture);
+    this.beta = beta;
     this.rightName.textContent = beta === 1 ? "for machines" : `β ${beta.toFixed(2)}`;
     if (!this.difference.hidden) this.drawDifference();
   }
@@ -68,7 +70,7 @@ export class Compare {
   /** As large as the window lets it be, up to twice its pixels. */
   fit() {
     const { width, height } = this.human;
-    const room = { width: this.stage.clientWidth, height: Math.max(320, innerHeight * 0.62) };
+    const room = { width: this.stage.clientWidth, height: Math.max(320, innerHeight * 0.6) };
     const scale = Math.min(room.width / width, room.height / height, Math.max(2, 320 / Math.max(width, height)));
     this.views.style.width = `${Math.round(width * scale)}px`;
     this.views.style.height = `${Math.round(height * scale)}px`;
@@ -110,11 +112,11 @@ export class Compare {
    */
   save(name) {
     const stem = name.replace(/\.ugic$/i, "");
-    const single = this.views.classList.contains("single");
-    for (const [canvas, view] of /** @type {[HTMLCanvasElement, string][]} */ ([
-      [this.human, single ? "" : ".human"],
-      ...(single ? [] : [[this.machine, `.${this.rightName.textContent === "for machines" ? "machine" : this.rightName.textContent?.replace("β ", "beta")}`]]),
-    ])) {
+    /** @type {[HTMLCanvasElement, string][]} */
+    const views = this.views.classList.contains("single")
+      ? [[this.human, ""]]
+      : [[this.human, ".human"], [this.machine, this.beta === 1 ? ".machine" : `.beta${this.beta}`]];
+    for (const [canvas, view] of views) {
       canvas.toBlob((blob) => {
         if (!blob) return;
         const link = Object.assign(document.createElement("a"), {

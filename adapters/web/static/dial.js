@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const RADIUS = 84;
-const CENTRE = { x: 110, y: 100 };
+const [WIDTH, TOP] = [232, 98]; // of the drawing, whose origin is the circle's centre
 
 /**
  * @param {string} name
@@ -22,7 +22,7 @@ function element(name, attributes) {
  */
 function place(beta, radius) {
   const angle = Math.PI * (1 - beta);
-  return { x: CENTRE.x + radius * Math.cos(angle), y: CENTRE.y - radius * Math.sin(angle) };
+  return { x: radius * Math.cos(angle), y: -radius * Math.sin(angle) };
 }
 
 /** A dial in an element of the page. */
@@ -37,7 +37,7 @@ export class Dial {
     this.input.setAttribute("aria-label", "Preference, from people (0) to machines (1)");
     this.input.addEventListener("input", () => this.set(Number(this.input.value)));
 
-    const svg = element("svg", { viewBox: "0 0 220 128", "aria-hidden": "true" });
+    const svg = element("svg", { viewBox: `${-WIDTH / 2} ${-TOP} ${WIDTH} 132`, "aria-hidden": "true" });
     const gradient = element("linearGradient", { id: "preference" });
     gradient.append(
       element("stop", { offset: 0, class: "from" }), element("stop", { offset: 0.5, class: "middle" }),
@@ -53,11 +53,11 @@ export class Dial {
     const [left, right] = [place(0, RADIUS), place(1, RADIUS)];
     const arc = `M${left.x} ${left.y}A${RADIUS} ${RADIUS} 0 0 1 ${right.x} ${right.y}`;
     this.knob = element("circle", { r: 11, class: "knob" });
-    this.value = element("text", { x: CENTRE.x, y: CENTRE.y - 14, class: "value" });
-    this.words = element("text", { x: CENTRE.x, y: CENTRE.y + 6, class: "words" });
+    this.value = element("text", { x: 0, y: -14, class: "value" });
+    this.words = element("text", { x: 0, y: 6, class: "words" });
     svg.append(element("path", { d: arc, class: "arc" }), this.knob, this.value, this.words);
     for (const [x, words] of /** @type {[number, string][]} */ ([[left.x, "people"], [right.x, "machines"]])) {
-      svg.append(Object.assign(element("text", { x, y: CENTRE.y + 26, class: "end" }), { textContent: words }));
+      svg.append(Object.assign(element("text", { x, y: 27, class: "end" }), { textContent: words }));
     }
     svg.addEventListener("pointerdown", (event) => {
       svg.setPointerCapture(event.pointerId);
@@ -98,9 +98,9 @@ export class Dial {
    */
   turn(svg, event) {
     const box = svg.getBoundingClientRect();
-    const scale = 220 / box.width;
-    const x = (event.clientX - box.left) * scale - CENTRE.x;
-    const y = CENTRE.y - (event.clientY - box.top) * scale;
+    const scale = WIDTH / box.width;
+    const x = (event.clientX - box.left) * scale - WIDTH / 2;
+    const y = TOP - (event.clientY - box.top) * scale;
     const beta = y < 0 ? Number(x > 0) : 1 - Math.atan2(y, x) / Math.PI;
     this.set(Math.round(beta * 100) / 100);
   }

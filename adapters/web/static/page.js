@@ -43,6 +43,7 @@ const threads = threadsFor(asked.get("threads"));
 const about = decoder.open(threads);
 
 let reading = 0; // which file is the last one asked for
+let shown = 0; // files so far
 let turning = false; // whether a picture is on its way to the right-hand side
 /** @type {number | null} */
 let wanted = null; // the newest preference that has not been drawn
@@ -98,6 +99,7 @@ async function open(data, name) {
     facts(part("facts"), file, size);
     checks(part("checks"), file, await about);
     times(part("bar"), part("times"), file, took, threads);
+    part("first").hidden = shown++ > 0;
     document.title = `${name} · ugicm`;
     become("done");
   } catch (error) {

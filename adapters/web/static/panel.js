@@ -94,7 +94,7 @@ export function times(bar, list, file, picture, threads) {
       term.prepend(swatch);
       return [term, element("dd", `${milliseconds.toFixed(0)} ms`)];
     }),
-    element("dt", threads === 1 ? "one thread" : `${threads} threads`),
+    element("dt", `all, ${threads === 1 ? "one thread" : `${threads} threads`}`),
     element("dd", `${all.toFixed(0)} ms`),
   );
 }

@@ -131,7 +131,7 @@ function decodeSubstream(stream, rows, tables, out, from, to, where) {
 }
 
 /** The decoder's state. */
-class RangeDecoder {
+export class RangeDecoder {
   /** @param {Uint32Array} words */
   constructor(words) {
     this.words = words;
