@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ugicm.adapters.web.library import PACKAGE, Library, at_cdn, found, installed
-from ugicm.adapters.web.serve import server
+from ugicm.adapters.web.serve import ADDRESS, server
 from ugicm.adapters.web.site import read_examples, site_files, write_site
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.catalogue import DEFAULT
@@ -20,10 +20,15 @@ from ugicm.runtime.errors import UsageError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or show the page. Returns the exit status."""
     parser = Parser(
-        prog="ugicm web", description="Write a page that decodes .ugic files in the browser; nothing leaves the machine."
+        prog="ugicm web",
+        description="Write a page that decodes .ugic files in the browser; nothing leaves the machine.",
     )
-    parser.add_argument("bundle", nargs="?", type=Path, default=DEFAULT, metavar="BUNDLE", help="default: the shipped one")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the site goes; any server can serve it")
+    parser.add_argument(
+        "bundle", nargs="?", type=Path, default=DEFAULT, metavar="BUNDLE", help="default: the shipped one"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="where the site goes; any server can serve it"
+    )
     parser.add_argument("--serve", action="store_true", help="show the page on this machine, until interrupted")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="for --serve; default: 8000")
     parser.add_argument(
@@ -68,18 +73,15 @@ def _library(options: argparse.Namespace) -> Library:
 
 
 def _tell(folder: Path, files: Mapping[str, bytes], library: Library) -> None:
-    size, packed = (sum(map(len, group)) for group in (files.values(), map(_gzipped, files.values())))
+    size = sum(map(len, files.values()))
+    packed = sum(len(gzip.compress(data, 6)) for data in files.values())
     print(f"{printable(folder)}: {len(files)} files, {size / 1e6:.1f} MB, {packed / 1e6:.1f} MB gzipped")
     where = "in the site" if library.contents else "from a CDN, by digest"
     print(f"{PACKAGE} {library.version}: {where}")
 
 
-def _gzipped(data: bytes) -> bytes:
-    return gzip.compress(data, 6)
-
-
 def _serve(folder: Path, port: int) -> int:
     with server(folder, port) as running:
-        print(f"http://{running.server_address[0]}:{running.server_address[1]}/ (Ctrl-C ends it)", flush=True)
+        print(f"http://{ADDRESS}:{running.server_address[1]}/ (Ctrl-C ends it)", flush=True)
         running.serve_forever()
     return 0

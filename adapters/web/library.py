@@ -70,7 +70,9 @@ def installed(folder: Path) -> Library:
     for place in (folder, folder / PACKAGE, folder / "node_modules" / PACKAGE):
         if (place / "dist" / MODULE).is_file():
             return _read(place)
-    raise UsageError(f"{folder}: holds no {PACKAGE} with dist/{MODULE}; install it with: npm install {PACKAGE}@{VERSION}")
+    raise UsageError(
+        f"{folder}: holds no {PACKAGE} with dist/{MODULE}; install it with: npm install {PACKAGE}@{VERSION}"
+    )
 
 
 def found() -> Library | None:

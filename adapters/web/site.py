@@ -10,7 +10,7 @@ from pathlib import Path
 from ugicm.adapters.web.library import Library
 from ugicm.runtime.bitstream import read_header
 from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.errors import CodecMismatchError, OutputError, PartError, UsageError
+from ugicm.runtime.errors import CodecMismatchError, PartError, UsageError
 from ugicm.runtime.files.output import make_folder, write_atomically
 from ugicm.runtime.manifest import MANIFEST
 
@@ -33,7 +33,9 @@ def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] |
         NotUgicError, VersionError, TruncatedError, CorruptFileError: an example that is damaged.
     """
     if bundle.manifest.part == "encoder":
-        raise PartError(f"{bundle.path}: holds the encoder part only; a page decodes: use one exported with --part both")
+        raise PartError(
+            f"{bundle.path}: holds the encoder part only; a page decodes: use one exported with --part both"
+        )
     examples = examples or {}
     for name, data in examples.items():
         if (found := read_header(data, name).codec_id) != bundle.codec_id:

@@ -50,10 +50,9 @@ class _Waiting(Handler):
 
 
 @contextmanager
-def serving(folder: Path, isolated: bool) -> Iterator[tuple[str, Visit]]:
+def serving(folder: Path, headers: dict[str, str]) -> Iterator[tuple[str, Visit]]:
     """A server of a folder: its address, and what pages tell it."""
     seen = Visit()
-    headers = ISOLATION if isolated else {}
     handler = partial(_Waiting, directory=str(folder), headers=headers, seen=seen)
     with ThreadingHTTPServer((ADDRESS, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -77,8 +76,27 @@ def decode(
     (site / "jobs.json").write_text(json.dumps({"threads": threads, "jobs": jobs}))
     for name in ("harness.html", "harness.js"):
         shutil.copy(HERE / name, site / name)
-    with serving(site, isolated) as (address, seen):
+    with serving(site, ISOLATION if isolated else {}) as (address, seen):
         visit(f"{address}/harness.html")
+        assert seen.answer is not None, "the page told nothing"
+        answer: dict[str, Any] = seen.answer
+        return answer
+
+
+def watched(site: Path, query: str, isolated: bool = True, **window: Any) -> dict[str, Any]:
+    """What the page of a site shows once it has opened what `query` names, or cannot; see watch.js.
+
+    Args:
+        query: "?file=…" or empty.
+        window: as for `tests.browser.visit`, a picture for example.
+    """
+    page = (site / "index.html").read_text(encoding="utf-8")
+    if "watch.js" not in page:
+        watch = '<script type="module" src="watch.js"></script><img src="wait" alt="" hidden>'
+        (site / "index.html").write_text(page.replace("</body>", f"{watch}</body>"), encoding="utf-8")
+        shutil.copy(HERE / "watch.js", site / "watch.js")
+    with serving(site, ISOLATION if isolated else {}) as (address, seen):
+        visit(f"{address}/{query}", **window)
         assert seen.answer is not None, "the page told nothing"
         answer: dict[str, Any] = seen.answer
         return answer
