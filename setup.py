@@ -47,6 +47,7 @@ setup(
         "ugicm": ["py.typed"],
         "ugicm.training": ["configs/*.yaml"],
         "ugicm.runtime": ["shipped/*/*"],
+        "ugicm.adapters.web": ["static/*"],
         "ugicm.runtime.commands.report": ["report.html"],
     },
     install_requires=["numpy>=1.26", "constriction>=0.5.0,<0.6", "Pillow>=10.1", "rich>=13"],

@@ -21,7 +21,8 @@ _FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # a page that asks the network for something does not get it
+    # A page that asks the network for something does not get it; a server of the test on this machine answers.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -30,8 +31,11 @@ def chromium() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-def visit(page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, picture: Path | None = None) -> str:
-    """Open a page; the text of its DOM once it has loaded and what listens for that has run.
+def visit(
+    page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, picture: Path | None = None
+) -> str:
+    """Open a page, a file or an address of this machine; the text of its DOM once it has loaded and what listens for
+    that has run.
 
     With `picture` it is a PNG of the window that is made, there, and the text is empty.
 
@@ -50,7 +54,7 @@ def visit(page: Path, *, width: int = 1280, height: int = 900, dark: bool = Fals
             f"--user-data-dir={profile}",
             f"--window-size={width},{height}",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-            page.resolve().as_uri(),
+            page if isinstance(page, str) else page.resolve().as_uri(),
         ]
         environment = {**os.environ, "HOME": profile}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -31,10 +31,11 @@ VERBS = {
     "benchmark": "measure every stage on this machine: latency, throughput, memory",
     "report": "show what the codec does to images, as one page for the browser",
     "demo": "compress one photograph, compare it with JPEG, and show both views",
+    "web": "write a page that decodes .ugic files in the browser",
     "export": "turn a checkpoint into a bundle (needs the extra export)",
     "train": "train a codec (needs the extra train)",
 }
-_ELSEWHERE = {"export": "ugicm.export.to_onnx", "train": "ugicm.training.train"}
+_ELSEWHERE = {"web": "ugicm.adapters.web.command", "export": "ugicm.export.to_onnx", "train": "ugicm.training.train"}
 
 
 class Parser(argparse.ArgumentParser):
