@@ -36,6 +36,7 @@ from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder
 from ugicm.runtime.commands.benchmark import generated_image, sparse_symbols
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.qualities import DEFAULT_QUALITY
 from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
 Work = Callable[[], Any]
@@ -225,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--checkpoint", type=Path, help="mbt2018-mean's state dict")
     p.add_argument("--bundle", type=Path, help="its bundle, as ugicm.export.to_onnx wrote it")
     p.add_argument("--int8", type=Path, help="its INT8 bundle, as ugicm.calibration.int8 wrote it")
-    p.add_argument("--quality", type=int, default=4, help="of ugicm-fast")
+    p.add_argument("--quality", type=int, default=DEFAULT_QUALITY, help="of ugicm-fast")
     p.add_argument("--threads", type=int, help="of each; default: all cores")
     p.add_argument("--repeat", type=int, default=10)
     p.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler")

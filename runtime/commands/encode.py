@@ -15,8 +15,7 @@ from ugicm.runtime.files.images import read_image, readable_suffixes
 from ugicm.runtime.files.output import make_folder, output_folder, output_names, write_atomically
 from ugicm.runtime.many.folders import Figures, add_folder_options, folder_mode, run_folder
 from ugicm.runtime.processes.memory import keep_freed
-
-_QUALITY = 4
+from ugicm.runtime.qualities import DEFAULT_QUALITY, default_quality
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-q",
         "--quality",
         metavar="Q",
-        help=f"1, the smallest file, up to the codec's best; default {_QUALITY}",
+        help=f"1, the smallest file, up to the codec's best; default {DEFAULT_QUALITY}",
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
     add_backend_options(parser)
@@ -50,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_quality(text: str | None, qualities: int) -> int:
-    """The quality that `text` names; None is 4, or the best of a codec with fewer. Raises QualityError."""
+    """The quality that `text` names, None the default. Raises QualityError."""
     if text is None:
-        return min(_QUALITY, qualities)
+        return default_quality(qualities)
     try:
         quality = int(text)
     except ValueError:
