@@ -38,6 +38,7 @@ from ugicm.runtime import range_coder
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.latents import sparse_symbols
 from ugicm.runtime.measures.pictures import generated_image
+from ugicm.runtime.qualities import DEFAULT_QUALITY
 from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
 Work = Callable[[], Any]
@@ -219,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--checkpoint", type=Path, help="mbt2018-mean's state dict")
     p.add_argument("--bundle", type=Path, help="its bundle, as ugicm.export.to_onnx wrote it")
     p.add_argument("--int8", type=Path, help="its INT8 bundle, as ugicm.calibration.int8 wrote it")
-    p.add_argument("--quality", type=int, default=4, help="of ugicm-fast")
+    p.add_argument("--quality", type=int, default=DEFAULT_QUALITY, help="of ugicm-fast")
     p.add_argument("--threads", type=int, help="of each; default: all cores")
     p.add_argument("--repeat", type=int, default=10)
     p.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler")

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ugicm.calibration.exact.integer import FloatLayer, float_run, make_integer
+from ugicm.calibration.exact.integer import FloatLayer, Settings, float_run, make_integer
 from ugicm.calibration.exact.ranges import default_scales, excess_bits, prior_samples
 from ugicm.models.entropy import bottleneck_probabilities
 from ugicm.models.ugicm import STRIDE, UGICM
@@ -163,14 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for source, z in samples.items():
         for width in given.widths:
             weight, head, activation = WIDTHS[width]
-            networks[f"{source} {width}"] = make_integer(
-                layers,
-                scale_channels=m,
-                samples=z,
-                weight_bits=weight,
-                head_weight_bits=head,
-                activation_bits=activation,
-            )
+            settings = Settings(m, weight_bits=weight, head_weight_bits=head, activation_bits=activation)
+            networks[f"{source} {width}"] = make_integer(layers, z, settings)
             print(f"{source} {width}: ready", file=sys.stderr, flush=True)
     coded = []
     for quality, pixels, y in latents(model, files[:: math.ceil(len(files) / given.count)], qualities):

@@ -30,6 +30,7 @@ from ugicm import Codec
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.pictures import generated_image
+from ugicm.runtime.qualities import DEFAULT_QUALITY
 
 OURS, THEIRS, PYTHON = "ugicm decode", "script with CompressAI", "python -c pass"
 EXPLAINED = {
@@ -93,7 +94,7 @@ def measure(commands: dict[str, list[str]], repeat: int) -> dict[str, dict[str, 
 def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.process", description=__doc__.split("\n")[0])
     p.add_argument("image", nargs="?", type=Path, help="default: a generated one of 768×512")
-    p.add_argument("--quality", type=int, default=4)
+    p.add_argument("--quality", type=int, default=DEFAULT_QUALITY)
     p.add_argument("--repeat", type=int, default=7)
     p.add_argument("--json", action="store_true")
     args = p.parse_args(arguments)

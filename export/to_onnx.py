@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ugicm.calibration.exact.emit import to_onnx
-from ugicm.calibration.exact.integer import CalibrationError, make_integer
+from ugicm.calibration.exact.integer import CalibrationError, Settings, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import CheckpointError, load
 from ugicm.export.forms.views import CONDITION, view_graph
@@ -69,21 +69,19 @@ def calibration_samples(source: Source, images: list[Path]) -> np.ndarray:
 
 
 def integer_hyper_synthesis(source: Source, samples: np.ndarray, **bits: int) -> ExactNetwork:
-    """`h_s` as integers; `bits` are those arguments of `make_integer`. Raises CalibrationError without a proof."""
+    """`h_s` as integers; `bits` are those fields of `Settings`. Raises CalibrationError without a proof."""
     h_s = source.hyper_synthesis
     assert h_s is not None
-    return make_integer(
-        h_s.layers,
-        scale_channels=source.latent_channels,
-        head=h_s.head,
-        rows=len(source.scales),
-        scales=source.scales,
-        scale_bounds=source.scales[:-1] if h_s.head == "linear" else None,
-        samples=samples,
-        input_limit=source.z_probabilities.shape[1] // 2,
-        medians=h_s.medians,
+    settings = Settings(
+        source.latent_channels,
+        h_s.head,
+        len(source.scales),
+        source.scales,
+        source.scales[:-1] if h_s.head == "linear" else None,
+        source.z_probabilities.shape[1] // 2,
         **bits,
     )
+    return make_integer(h_s.layers, samples, settings, h_s.medians)
 
 
 def provable(source: Source, samples: np.ndarray, bits: dict[str, int]) -> dict[str, int]:

@@ -123,10 +123,10 @@ def build_engines(
     for name in sorted(graphs.index.graphs):
         started = time.perf_counter()
         with _progress(name, console) as progress:
-            engine, _, built = graphs.engine(api, name, capability, timing_cache, progress)
-        done[name] = (len(engine), time.perf_counter() - started, built)
-        if built:
-            console.print(f"built {name}: {len(engine) / 1e6:.1f} MB in {done[name][1]:.1f} s", highlight=False)
+            engine = graphs.engine(api, name, capability, timing_cache, progress)
+        done[name] = (len(engine.data), time.perf_counter() - started, engine.built)
+        if engine.built:
+            console.print(f"built {name}: {len(engine.data) / 1e6:.1f} MB in {done[name][1]:.1f} s", highlight=False)
         else:
             console.print(f"kept {name}: its key is the same", highlight=False)
     return done

@@ -20,14 +20,13 @@ from ugicm.runtime.catalogue import DEFAULT, find_bundle
 from ugicm.runtime.conditions import condition_vectors
 from ugicm.runtime.errors import BackendError, QualityError, UsageError
 from ugicm.runtime.graphs.run import Networks
+from ugicm.runtime.qualities import default_quality
 
 if TYPE_CHECKING:
     from ugicm.runtime.many.pipeline import Outcome, Source
     from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
 __all__ = ["Codec", "find_bundle"]
-
-DEFAULT_QUALITY = 4
 
 
 class Codec:
@@ -171,7 +170,7 @@ class Codec:
     def quality(self, asked: int | None) -> int:
         """The quality that is meant: None is the default. Raises QualityError for one that the codec does not have."""
         if asked is None:
-            return min(DEFAULT_QUALITY, self.qualities)
+            return default_quality(self.qualities)
         if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or not 1 <= asked <= self.qualities:
             raise QualityError(f"quality {asked!r} is not one of this codec's: 1 to {self.qualities}")
         return int(asked)

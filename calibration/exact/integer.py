@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +16,17 @@ from numpy.typing import NDArray
 from ugicm.calibration.exact.layers import (
     CalibrationError,
     FloatLayer,
+    Observed,
     choose_range,
     correct_bias,
     observe,
     quantise,
 )
-from ugicm.calibration.exact.ranges import Float, default_scales, excess_bits
-from ugicm.runtime.exact import EXACT_LIMIT, ExactLayer, ExactNetwork
+from ugicm.calibration.exact.ranges import Float, excess_bits
+from ugicm.calibration.exact.settings import Settings
+from ugicm.runtime.exact import ExactLayer, ExactNetwork
 
-__all__ = ["HEADROOMS", "CalibrationError", "FloatLayer", "float_run", "make_integer"]
+__all__ = ["HEADROOMS", "CalibrationError", "FloatLayer", "Settings", "float_run", "make_integer"]
 
 HEADROOMS = (1.0, 1.5, 2.0, 3.0)
 """Clip levels to choose from, as multiples of a channel's largest sample. Never less than that: images at the
@@ -51,22 +52,7 @@ def float_run(layers: Sequence[FloatLayer], z: NDArray[np.integer], medians: Flo
 
 
 def make_integer(
-    layers: Sequence[FloatLayer],
-    *,
-    scale_channels: int,
-    samples: NDArray[np.integer],
-    head: Literal["row", "linear"] = "row",
-    rows: int = 64,
-    scales: Float | None = None,
-    scale_bounds: Float | None = None,
-    medians: Float | None = None,
-    input_limit: int = 127,
-    weight_bits: int = 8,
-    head_weight_bits: int = 10,
-    activation_bits: int = 8,
-    mean_fraction_bits: int = 6,
-    scale_fraction_bits: int = 8,
-    limit: int = 2**23,
+    layers: Sequence[FloatLayer], samples: NDArray[np.integer], settings: Settings, medians: Float | None = None
 ) -> ExactNetwork:
     """Quantises a float hyper-synthesis after training.
 
@@ -75,123 +61,202 @@ def make_integer(
     the bits it costs.
 
     Args:
-        layers: the float network; the last yields scale_channels scales, then as many means or none.
-        scale_channels: M.
+        layers: the float network.
         samples: centred integers (N, Nz, h, w), of images or from `ranges.prior_samples`.
-        head: "row", scale channels are fractional scale indexes, to be rounded; "linear", they are standard
-            deviations.
-        rows: length of the scale table, at most 256.
-        scales: float (rows,), the table's standard deviations; by default log-spaced from 0.11 to 256.
-        scale_bounds: float (rows - 1,), ascending, for head "linear": the index of a standard deviation is
-            the number of bounds below it.
+        settings: what its outputs mean, and how wide its integers are.
         medians: float (Nz,) where the float network reads `z` plus them, else None.
-        input_limit: `z` lies in [-input_limit, input_limit].
-        weight_bits: of every layer but the last. 8 need kernels that do not add pairs of uint8 × int8 products in
-            16 bits: the runtime asks for such; 7 are exact in any.
-        head_weight_bits: of the last layer, whose outputs are wider than 8 bits, so that no int8 kernel
-            serves it.
-        activation_bits: of hidden activations, 2 to 11; at most 8 for int8 kernels.
-        mean_fraction_bits: fraction bits of means; fewer where twice the samples' range needs it.
-        scale_fraction_bits: fraction bits of standard deviations, for head "linear".
-        limit: every accumulator stays below it, at most 2^24, where fp32 ends; the rest is head-room.
 
     Raises:
-        CalibrationError: a layer's bound reaches the limit (the message names the layer), or arguments that
-            contradict each other.
+        CalibrationError: a layer's bound reaches the limit (the message names the layer), or the layers do not
+            fit the settings.
     """
-    _check(layers, scale_channels, head, rows, scale_bounds)
-    if not (2 <= weight_bits <= 11 and 2 <= head_weight_bits <= 11 and 2 <= activation_bits <= 11):
-        raise CalibrationError("weights and activations take 2 to 11 bits")
-    if not 0 < limit <= EXACT_LIMIT:
-        raise CalibrationError(f"limit {limit} lies beyond 2^24, where fp32 stops being exact")
-    samples = np.clip(samples, -input_limit, input_limit)
-
+    settings.check(layers)
+    samples = np.clip(samples, -settings.input_limit, settings.input_limit)
     few = slice(None, None, math.ceil(samples[:, 0].size / _POSITIONS))
-    x, seen, means = _shifted(samples, medians), [], []
+    seen = _observe(layers, samples, few, medians)
+    inputs = _inputs(layers[0], samples[few], settings, medians)
+    outputs = _outputs(seen.outputs, settings)
+    builder = _Builder(layers, settings, seen, inputs, outputs)
+    return ExactNetwork(
+        builder.build(_headrooms(builder))[0],
+        settings.scale_channels,
+        len(outputs.units) - settings.scale_channels,
+        outputs.mean_fraction_bits,
+        settings.input_limit,
+        inputs.ones,
+        outputs.table,
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The float network on the samples.
+
+    Attributes:
+        layers: of each layer, the ranges before its activation.
+        means: of each layer, (O,) the mean before its activation on a few samples.
+        outputs: (N, outputs, H, W) on all samples.
+        few: the few samples that the choice of ranges and the correction of biases look at.
+    """
+
+    layers: tuple[Observed, ...]
+    means: tuple[Float, ...]
+    outputs: Float
+    few: slice
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The integer network's way in.
+
+    Attributes:
+        layer: the first layer, with one more input channel where medians are to be carried.
+        ones: the constant that this channel holds; 0 without one.
+        values: (N, I, h, w) a few samples, the constant channel included.
+        ends: smallest and largest value of each input channel.
+    """
+
+    layer: FloatLayer
+    ones: int
+    values: Float
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The integer network's way out, by output channel after the shuffle.
+
+    Attributes:
+        units: (outputs,) what a float output is multiplied by to become an integer.
+        low, high: int32 (outputs,), clip ranges.
+        mean_fraction_bits: fraction bits of means.
+        table: uint8, the row of each integer standard deviation, for head "linear"; else None.
+    """
+
+    units: Float
+    low: NDArray[np.int32]
+    high: NDArray[np.int32]
+    mean_fraction_bits: int
+    table: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds the integer network for given headrooms, one a hidden layer, and tells what it costs."""
+
+    layers: Sequence[FloatLayer]
+    settings: Settings
+    seen: _Seen
+    inputs: _Inputs
+    outputs: _Outputs
+
+    def build(self, headrooms: Sequence[float]) -> tuple[tuple[ExactLayer, ...], Float]:
+        """The integer layers, and their outputs on the few samples.
+
+        Raises:
+            CalibrationError: a layer's bound reaches the limit.
+        """
+        done, x, ends = list[ExactLayer](), self.inputs.values, self.inputs.ends
+        layer = self.inputs.layer
+        for i, mean in enumerate(self.seen.means):
+            made, factor = self._layer(i, layer, ends, headrooms)
+            made, accumulated = correct_bias(made, made.accumulate(x), mean * factor, ends, self.settings.limit)
+            if i + 1 < len(self.layers):
+                layer = self.layers[i + 1].reading(factor[:: layer.upsample**2])
+            done.append(made)
+            x, ends = made.requantise(accumulated), made.output_range()
+        return tuple(done), x
+
+    def _layer(
+        self,
+        i: int,
+        layer: FloatLayer,
+        ends: tuple[NDArray[np.int64], NDArray[np.int64]],
+        headrooms: Sequence[float],
+    ) -> tuple[ExactLayer, Float]:
+        """Layer `i`, which reads integers within `ends`, and the factor of each of its output channels, (O,)."""
+        settings, outputs, shuffled = self.settings, self.outputs, layer.upsample**2
+        if i < len(headrooms):
+            r = choose_range(self.seen.layers[i], layer.negative_slope, settings.activation_bits, headrooms[i])
+            factor, table, bits = np.repeat(r.factor, shuffled), r.table, settings.weight_bits
+            low, high = (np.full(len(factor), end, np.int32) for end in (r.low, r.high))
+        else:
+            factor, table, bits = np.repeat(outputs.units, shuffled), None, settings.head_weight_bits
+            low, high = (np.repeat(end, shuffled) for end in (outputs.low, outputs.high))
+        scaled, name = layer.scaled(factor), f"h_s/conv{i}"
+        return quantise(scaled, low, high, table, ends, bits=bits, limit=settings.limit, name=name), factor
+
+    def cost(self, headrooms: Sequence[float]) -> float:
+        """Bits a symbol that the integer network costs on the few samples; infinite where it has no proof."""
+        try:
+            values = self.build(headrooms)[1]
+        except CalibrationError:
+            return math.inf
+        m, log_scales = self.settings.scale_channels, self.settings.log_scales
+        index: NDArray[np.integer] = values[:, :m].astype(np.int64)
+        if self.outputs.table is not None:
+            index = self.outputs.table[index]
+        means = values[:, m:] * 2.0**-self.outputs.mean_fraction_bits
+        expected = self.seen.outputs[self.seen.few]
+        return float(
+            excess_bits(self._log_scales_of(expected[:, :m]), expected[:, m:], log_scales[index], means).mean()
+        )
+
+    def _log_scales_of(self, scales: Float) -> Float:
+        """Logarithms of the standard deviations that the float network's scale channels stand for."""
+        log_scales = self.settings.log_scales
+        if self.settings.head == "row":
+            return np.interp(scales, np.arange(self.settings.rows), log_scales)
+        return np.log(np.clip(scales, *np.exp(log_scales[[0, -1]])))
+
+
+def _headrooms(builder: _Builder) -> list[float]:
+    """For each hidden layer in turn the widest range that costs hardly more than the best."""
+    chosen = [HEADROOMS[-1]] * (len(builder.layers) - 1)
+    for i in range(len(chosen)):
+        costs = [builder.cost([*chosen[:i], h, *chosen[i + 1 :]]) for h in HEADROOMS]
+        allowed = min(costs) + _TOLERANCE
+        chosen[i] = max(h for h, cost in zip(HEADROOMS, costs, strict=True) if cost <= allowed)
+    return chosen
+
+
+def _observe(layers: Sequence[FloatLayer], samples: NDArray[np.integer], few: slice, medians: Float | None) -> _Seen:
+    x, seen, means = _shifted(samples, medians), list[Observed](), list[Float]()
     for layer in layers:
         accumulated = layer.accumulate(x)
         seen.append(observe(accumulated, layer.upsample))
         means.append(accumulated[few].mean((0, 2, 3)))
         x = layer.activate(accumulated)
-    largest = 2 * float(np.abs(x[:, scale_channels:]).max(initial=0.0))
+    return _Seen(tuple(seen), tuple(means), x, few)
+
+
+def _outputs(x: Float, settings: Settings) -> _Outputs:
+    """Units and clip ranges of the last layer, whose outputs on the samples are `x`, (N, outputs, H, W)."""
+    count, m, mean_fraction_bits = x.shape[1], settings.scale_channels, settings.mean_fraction_bits
+    largest = 2 * float(np.abs(x[:, m:]).max(initial=0.0))
     while mean_fraction_bits and largest * 2**mean_fraction_bits >= 2**15:
         mean_fraction_bits -= 1
+    units = np.ones(count)
+    units[m:] = 2.0**mean_fraction_bits
+    low, high = np.full(count, -(2**15), np.int32), np.full(count, 2**15 - 1, np.int32)
+    low[:m], high[:m] = 0, settings.rows - 1
+    if settings.scale_bounds is None:
+        return _Outputs(units, low, high, mean_fraction_bits, None)
+    bounds, step = np.asarray(settings.scale_bounds, np.float64), 2.0**-settings.scale_fraction_bits
+    units[:m] = 1 / step
+    high[:m] = top = math.ceil(bounds[-1] / step) + 1
+    table = np.searchsorted(bounds, np.arange(top + 1) * step, side="left").astype(np.uint8)
+    return _Outputs(units, low, high, mean_fraction_bits, table)
 
-    units = np.ones(x.shape[1])
-    units[scale_channels:] = 2.0**mean_fraction_bits
-    low, high = np.full(x.shape[1], -(2**15), np.int32), np.full(x.shape[1], 2**15 - 1, np.int32)
-    low[:scale_channels], high[:scale_channels] = 0, rows - 1
-    table = None
-    if scale_bounds is not None:
-        units[:scale_channels] = 2.0**scale_fraction_bits
-        top = math.ceil(float(scale_bounds[-1]) * 2**scale_fraction_bits) + 1
-        high[:scale_channels] = top
-        values = np.arange(top + 1) * 2.0**-scale_fraction_bits
-        table = np.searchsorted(np.asarray(scale_bounds, np.float64), values, side="left").astype(np.uint8)
 
-    first, ones = layers[0], 0
-    if medians is not None:
-        first, ones = _with_ones(layers[0], np.asarray(medians, np.float64), weight_bits, input_limit)
-    inputs = samples[few].astype(np.float64)
-    if ones:
-        inputs = np.concatenate([inputs, np.full_like(inputs[:, :1], ones)], 1)
-    extent = np.full(inputs.shape[1], input_limit, np.int64)
-    input_range = -extent, extent
-    if ones:
-        input_range[0][-1] = input_range[1][-1] = ones
-
-    def build(headrooms: Sequence[float]) -> tuple[tuple[ExactLayer, ...], Float]:
-        """Layers, and what they make of the samples."""
-        left, done, x, ends = [first, *layers[1:]], list[ExactLayer](), inputs, input_range
-        for i, layer in enumerate(left):
-            name = f"h_s/conv{i}"
-            if i + 1 < len(left):
-                r = choose_range(seen[i], layer.negative_slope, activation_bits, headrooms[i])
-                left[i + 1] = left[i + 1].reading(r.factor)
-                factor, values = np.repeat(r.factor, layer.upsample**2), r.table
-                lows, highs = (np.full(len(factor), end, np.int32) for end in (r.low, r.high))
-                bits = weight_bits
-            else:
-                factor, values, bits = np.repeat(units, layer.upsample**2), None, head_weight_bits
-                lows, highs = (np.repeat(end, layer.upsample**2) for end in (low, high))
-            out = quantise(layer.scaled(factor), lows, highs, values, ends, bits=bits, limit=limit, name=name)
-            out, accumulated = correct_bias(out, out.accumulate(x), means[i] * factor, ends, limit)
-            done.append(out)
-            x, ends = out.requantise(accumulated), out.output_range()
-        return tuple(done), x
-
-    scale_reference, mean_reference = x[few, :scale_channels], x[few, scale_channels:]
-    log_scales = np.log(default_scales(rows) if scales is None else np.asarray(scales, np.float64))
-    if head == "row":
-        log_reference = np.interp(scale_reference, np.arange(rows), log_scales)
-    else:
-        log_reference = np.log(np.clip(scale_reference, *np.exp(log_scales[[0, -1]])))
-
-    def cost(headrooms: Sequence[float]) -> float:
-        try:
-            values = build(headrooms)[1]
-        except CalibrationError:
-            return math.inf
-        index: NDArray[np.integer] = values[:, :scale_channels].astype(np.int64)
-        if table is not None:
-            index = table[index]
-        coded_means = values[:, scale_channels:] * 2.0**-mean_fraction_bits
-        return float(excess_bits(log_reference, mean_reference, log_scales[index], coded_means).mean())
-
-    headrooms = [HEADROOMS[-1]] * (len(layers) - 1)
-    for i in range(len(headrooms)):
-        costs = [cost([*headrooms[:i], h, *headrooms[i + 1 :]]) for h in HEADROOMS]
-        allowed = min(costs) + _TOLERANCE
-        headrooms[i] = max(h for h, c in zip(HEADROOMS, costs, strict=True) if c <= allowed)
-    return ExactNetwork(
-        build(headrooms)[0],
-        scale_channels,
-        len(units) - scale_channels,
-        mean_fraction_bits,
-        input_limit,
-        ones,
-        table,
-    )
+def _inputs(first: FloatLayer, samples: NDArray[np.integer], settings: Settings, medians: Float | None) -> _Inputs:
+    values = samples.astype(np.float64)
+    extent = np.full(values.shape[1], settings.input_limit, np.int64)
+    if medians is None:
+        return _Inputs(first, 0, values, (-extent, extent))
+    first, ones = _with_ones(first, np.asarray(medians, np.float64), settings.weight_bits, settings.input_limit)
+    values = np.concatenate([values, np.full_like(values[:, :1], ones)], 1)
+    return _Inputs(first, ones, values, (np.append(-extent, ones), np.append(extent, ones)))
 
 
 def _shifted(z: NDArray[np.integer], medians: Float | None) -> Float:
@@ -217,26 +282,3 @@ def _with_ones(layer: FloatLayer, medians: Float, bits: int, input_limit: int) -
 
     ones = min((2**k for k in range(input_limit.bit_length())), key=error)
     return replace(layer, weight=np.concatenate([weight, carried / ones], 1)), ones
-
-
-def _check(layers: Sequence[FloatLayer], scale_channels: int, head: str, rows: int, scale_bounds: Float | None) -> None:
-    """Raises CalibrationError for arguments that contradict each other."""
-    if not layers:
-        raise CalibrationError("no layers")
-    for i, layer in enumerate(layers):
-        if layer.activation == "leaky_relu" and not 0 < layer.slope < 1:
-            raise CalibrationError(f"h_s/conv{i}: leaky_relu has slope {layer.slope}, not one in (0, 1)")
-        if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
-            raise CalibrationError(f"h_s/conv{i}: a weight or bias is not finite")
-    last = layers[-1]
-    outputs = len(last.bias) // last.upsample**2
-    if outputs not in (scale_channels, 2 * scale_channels):
-        raise CalibrationError(f"the last layer yields {outputs} channels, not {scale_channels} or twice as many")
-    if last.activation != "none" and (last.activation != "relu" or outputs != scale_channels):
-        raise CalibrationError(f"the last layer cannot end in {last.activation} with means among its outputs")
-    if head not in ("row", "linear") or (head == "linear") != (scale_bounds is not None):
-        raise CalibrationError("head 'linear' needs scale_bounds, head 'row' has none")
-    if not 2 <= rows <= 256:
-        raise CalibrationError(f"{rows} rows are not 2 to 256")
-    if scale_bounds is not None and (len(scale_bounds) != rows - 1 or np.any(np.diff(scale_bounds) <= 0)):
-        raise CalibrationError(f"scale_bounds are not {rows - 1} ascending values")

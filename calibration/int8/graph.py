@@ -1,4 +1,4 @@
-"""A float ONNX graph as layers that can be quantised; `int8_quantiser` writes it with some that are."""
+"""A float ONNX graph as layers that can be quantised; `quantiser` writes it with some that are."""
 
 from __future__ import annotations
 
@@ -305,3 +305,11 @@ def needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProt
             found.add(i)
             wanted += [makers[name] for name in nodes[i].input if name in makers]
     return [nodes[i] for i in sorted(found)]
+
+
+def as_bytes(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """An input or output of the same shape whose elements are uint8."""
+    copied = onnx.ValueInfoProto()
+    copied.CopyFrom(value)
+    copied.type.tensor_type.elem_type = TensorProto.UINT8
+    return copied

@@ -19,7 +19,9 @@ memory, not for arithmetic.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,13 +35,53 @@ from ugicm.calibration.int8.graph import (
     Form,
     Layer,
     Step,
+    as_bytes,
     needed,
     to_model,
 )
+from ugicm.calibration.int8.kernels import Weights, is_product, shuffled_side, widened, widening
 from ugicm.export.forms.channels_last import pixel_order, spread
 from ugicm.export.forms.cpu_form import to_cpu
-from ugicm.export.forms.phases import LEAST_CHANNELS, PHASES, interleave, pads, phase_weights
-from ugicm.export.forms.rewriting import FIRST, LAST, Array, attribute, copy_node, new_node
+from ugicm.export.forms.phases import PHASES, interleave, pads, phase_weights
+from ugicm.export.forms.rewriting import FIRST, LAST, Array, copy_node, new_node
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A tensor's integers in the written graph.
+
+    Attributes:
+        name: of the tensor that holds them.
+        channels, side: of the pixel shuffle that reads them, where the convolution before it ordered its channels row
+            phase, column phase, channel; 0 elsewhere.
+        parts: names of the four phases that they are to be made of, where the tensor itself is not written; else none.
+    """
+
+    name: str
+    channels: int = 0
+    side: int = 0
+    parts: tuple[str, ...] = ()
+
+
+@dataclass
+class Tensor:
+    """The forms in which a tensor of the float graph exists in the written one.
+
+    Attributes:
+        integers: its integers, None while there are none.
+        only_integers: whether its floats are made from them; else they are there, or are written with channels last.
+        restored: name of its integers as floats; "" while there are none.
+        last: name of its floats with channels last; "" while there are none.
+        first: whether its floats exist with channels first, under its own name.
+        product: whether an integer matrix product made it.
+    """
+
+    integers: Integers | None = None
+    only_integers: bool = False
+    restored: str = ""
+    last: str = ""
+    first: bool = True
+    product: bool = False
 
 
 class Quantiser:
@@ -49,7 +91,7 @@ class Quantiser:
         graph: the float graph.
         steps: tensor → step, for every input and output of the layers that will be quantised; by
             `FloatGraph.source` names.
-        weights: layer → (int8 weights, a scale an output channel, float bias).
+        weights: layer → its integers, for convolutions.
         form: see the module.
         byte_tensors: float inputs and outputs of the graph that become uint8; form "cpu" alone.
     """
@@ -58,31 +100,34 @@ class Quantiser:
         self,
         graph: FloatGraph,
         steps: Mapping[str, Step],
-        weights: Mapping[str, tuple[Array, Array, Array]],
+        weights: Mapping[str, Weights],
         form: Form = "cpu",
         byte_tensors: Collection[str] = (),
     ) -> None:
         self.graph, self.steps, self.weights, self.form = graph, steps, weights, form
         self.byte_tensors = set(byte_tensors) if form == "cpu" else set()
-        self._outputs = {o.name for o in graph.outputs}
 
     def write(self, quantised: Collection[str]) -> bytes:
         """The ONNX file with the named layers quantised."""
+        return _Writing(self, quantised).write()
+
+
+class _Writing:
+    """One graph being written."""
+
+    def __init__(self, quantiser: Quantiser, quantised: Collection[str]) -> None:
+        self.graph, self.steps, self.form = quantiser.graph, quantiser.steps, quantiser.form
+        self.weights, self.byte_tensors = quantiser.weights, quantiser.byte_tensors
+        self._quantised = set(quantised)
+        self._outputs = {o.name for o in self.graph.outputs}
         self._nodes: list[onnx.NodeProto] = []
         self._constants = dict(self.graph.constants)
-        self._integers: dict[str, str] = {}  # tensor → its integers
-        self._restored: dict[str, str] = {}  # tensor → its integers as floats
-        self._phase_first: dict[
-            str, tuple[int, int]
-        ] = {}  # bytes that `_shuffle` expects → channels, side of its squares
-        self._phase_parts: dict[str, list[str]] = {}  # bytes that `_shuffle` makes of four phases → the phases
-        self._born = {i.name for i in self.graph.inputs} & self.byte_tensors  # tensors that exist as integers only
-        self._integers.update({name: name for name in self._born})
-        self._last: dict[str, str] = {}  # tensor → its floats with channels last
-        self._first = set[str]()  # of these, those that exist with channels first too
-        self._products = set[str]()  # of these, those that an integer matrix product makes
-        self._quantised = set(quantised)
-        chosen = [layer for layer in self.graph.layers if layer.name in quantised]
+        self._tensors = defaultdict[str, Tensor](Tensor)
+        for name in {i.name for i in self.graph.inputs} & self.byte_tensors:
+            self._tensors[name] = Tensor(Integers(name), only_integers=True)
+
+    def write(self) -> bytes:
+        chosen = [layer for layer in self.graph.layers if layer.name in self._quantised]
         first = {layer.nodes[0].output[0]: layer for layer in chosen}
         done = {node.output[0] for layer in chosen for node in layer.nodes[1:]}
         for node in self.graph.nodes:
@@ -90,9 +135,9 @@ class Quantiser:
                 continue
             if node.output[0] in first:
                 done |= self._layer(first[node.output[0]])
-            elif self.form == "cpu" and node.op_type in LAYOUT and node.input[0] in self._born:
-                self._bear(node.output[0], node, self._integers[node.input[0]])
-            elif node.op_type == "Add" and self._products & set(node.input):
+            elif self.form == "cpu" and node.op_type in LAYOUT and self._tensors[node.input[0]].only_integers:
+                self._bear(node.output[0], self._move(node, self._integers(node.input[0]), self._bytes(node.output[0])))
+            elif node.op_type == "Add" and any(self._tensors[name].product for name in node.input):
                 self._sum(node)
             else:
                 copied = copy_node(node)
@@ -100,7 +145,7 @@ class Quantiser:
                     copied.input[i] = self._floats(name)
                 self._nodes.append(copied)
         inputs, outputs = (
-            [_bytes_of(v) if v.name in self.byte_tensors else v for v in values]
+            [as_bytes(v) if v.name in self.byte_tensors else v for v in values]
             for values in (self.graph.inputs, self.graph.outputs)
         )
         nodes, constants = needed(self._nodes, self._outputs), self._constants
@@ -108,24 +153,57 @@ class Quantiser:
             nodes, constants = to_cpu(nodes, constants, self._outputs)
         return to_model(self.graph.name, nodes, constants, inputs, outputs)
 
-    def _floats(self, tensor: str) -> str:
+    def _floats(self, name: str) -> str:
         """A tensor's floats, with channels first."""
-        if tensor in self._born:
-            return self._restore(tensor)
-        if tensor in self._last and tensor not in self._first:
-            self._first.add(tensor)
-            self._emit("Transpose", tensor, [self._last[tensor]], perm=FIRST)
-        return tensor
+        tensor = self._tensors[name]
+        if tensor.only_integers:
+            return self._restore(name)
+        if not tensor.first:
+            tensor.first = True
+            self._emit("Transpose", name, [tensor.last], perm=FIRST)
+        return name
+
+    def _integers(self, name: str) -> Integers:
+        """A tensor's integers; it is quantised if it is not yet."""
+        tensor = self._tensors[name]
+        if tensor.integers is None:
+            image = self.graph.image_in(name) if self.form == "cpu" else None
+            if tensor.last:
+                last = self._quantise(name, tensor.last, self._step(name), f"{name}/bytes/last")
+                tensor.integers = Integers(self._emit("Transpose", f"{name}/bytes", [last], perm=FIRST))
+            elif image is None:
+                tensor.integers = Integers(self._quantise(name, name, self._step(name)))
+            else:
+                tensor.integers = Integers(image[0][0].input[0] if image[0] else self.graph.inputs[0].name)
+                for node in image[0]:
+                    tensor.integers = self._move(node, tensor.integers, f"{node.output[0]}/bytes")
+        return tensor.integers
+
+    def _restore(self, name: str, restored: str = "") -> str:
+        """The floats that a tensor's integers stand for; the tensor is quantised if it is not yet."""
+        tensor = self._tensors[name]
+        if not tensor.restored:
+            integers = self._integers(name).name
+            inputs = [integers, *self._step_constants(name, self._step(name))]
+            tensor.restored = self._emit("DequantizeLinear", restored or f"{name}/restored", inputs)
+        return tensor.restored
+
+    def _bytes(self, name: str) -> str:
+        """The name that a tensor's integers get."""
+        return name if name in self.byte_tensors else f"{name}/bytes"
+
+    def _bear(self, name: str, integers: Integers) -> None:
+        """A tensor comes into being as integers."""
+        self._tensors[name] = Tensor(integers, only_integers=True)
+        if name in self._outputs and name not in self.byte_tensors:
+            self._restore(name, name)
 
     def _multiplies(self, layer: Layer) -> bool:
         """Whether a layer is a matrix product whose floats alone are wanted, for a sum that stays in float."""
-        node, reader = layer.nodes[0], self.graph.only_consumer(layer.output)
-        if self.form != "cpu" or layer.kind != "conv" or layer.relu or layer.vector or reader is None:
+        reader = self.graph.only_consumer(layer.output)
+        if self.form != "cpu" or reader is None or reader.op_type != "Add" or reader.name in self._quantised:
             return False
-        told = [attribute(node, name) for name in ("group", "strides", "pads")]
-        pointwise = self.weights[layer.name][0].shape[2:] == (1, 1) and told[0] in (None, 1)
-        plain = told[1] in (None, [1, 1]) and not any(told[2] or [])
-        return reader.op_type == "Add" and reader.name not in self._quantised and pointwise and plain
+        return layer.kind == "conv" and is_product(layer, self.weights[layer.name])
 
     def _product(self, layer: Layer) -> None:
         """A pointwise convolution as a product of integer matrices whose sums become floats, with channels last."""
@@ -139,20 +217,21 @@ class Quantiser:
             f"{name}/offset": bias.astype(np.float32),
         }
         scale, zero = self._step_constants(tensor, self._step(tensor))
-        source = self._emit("Transpose", f"{name}/source", [self._integers[tensor]], perm=LAST)
+        source = self._emit("Transpose", f"{name}/source", [self._integers(tensor).name], perm=LAST)
         inputs = [source, f"{name}/matrix", scale, f"{name}/scales", zero, f"{name}/zero", f"{name}/offset"]
         made = self._emit("MatMulIntegerToFloat", f"{layer.output}/channels_last", inputs, domain=CONTRIBUTED)
-        self._last[layer.output] = made
-        self._products.add(layer.output)
+        self._tensors[layer.output] = Tensor(last=made, first=False, product=True)
 
     def _sum(self, node: onnx.NodeProto) -> None:
         """A sum in float of what `_product` made: with channels last, as all of its residual chain is then."""
+        terms = []
         for name in node.input:
-            if name not in self._last:
-                self._last[name] = self._emit("Transpose", f"{name}/channels_last", [self._floats(name)], perm=LAST)
-                self._first.add(name)
+            tensor = self._tensors[name]
+            if not tensor.last:
+                tensor.last = self._emit("Transpose", f"{name}/channels_last", [self._floats(name)], perm=LAST)
+            terms.append(tensor.last)
         output = node.output[0]
-        self._last[output] = self._emit("Add", f"{output}/channels_last", [self._last[name] for name in node.input])
+        self._tensors[output] = Tensor(last=self._emit("Add", f"{output}/channels_last", terms), first=False)
         if output in self._outputs:
             self._floats(output)
 
@@ -163,8 +242,8 @@ class Quantiser:
             return set()
         sources = [self._restore(name) for name in layer.inputs]
         image = self.graph.image_out(layer.output) if self.form == "cpu" else None
-        phased = image is None and self._shuffled_side(layer) == 2 and not layer.relu
-        if phased and (kernels := phase_weights(self.weights[layer.name][0])) is not None:
+        phased = image is None and self._side(layer) == 2 and not layer.relu
+        if phased and (kernels := phase_weights(self.weights[layer.name].integers)) is not None:
             self._phases(layer, sources[0], kernels)
             return set()
         if layer.kind == "conv":
@@ -173,8 +252,8 @@ class Quantiser:
         node = copy_node(layer.nodes[0])
         if layer.kind == "conv" and self._widening(layer) == 2:
             del node.attribute[:]
-            told = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1] * 4}
-            node.attribute.extend(helper.make_attribute(k, v) for k, v in told.items())
+            attributes = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1] * 4}
+            node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
         del node.input[:]
         node.input.extend(sources)
         self._nodes.append(node)
@@ -189,15 +268,15 @@ class Quantiser:
         node.output[0] = f"{layer.output}/float"
         if image is not None:
             chain, step = image
-            current = self._quantise(layer.output, node.output[0], step)
-            self._mark(layer, current)
+            current = self._ordered(layer, self._quantise(layer.output, node.output[0], step))
             for part in chain:
                 if part.op_type in LAYOUT:
                     current = self._move(part, current, f"{part.output[0]}/bytes")
             self._nodes[-1].output[0] = chain[-1].output[0]
             return {part.output[0] for part in chain}
-        self._bear(layer.output, None, node.output[0])
-        self._mark(layer, self._integers[layer.output])
+        values, output = node.output[0], layer.output
+        made = self._quantise(output, values, self._step(output), self._bytes(output))
+        self._bear(output, self._ordered(layer, made))
         return set()
 
     def _phases(self, layer: Layer, source: str, kernels: list[Array]) -> None:
@@ -213,97 +292,54 @@ class Quantiser:
             ]
             values = self._emit("Conv", f"{name}/float", [source, *parameters], pads=pads(*phase))
             parts.append(self._quantise(layer.output, values, self._step(layer.output), f"{name}/bytes"))
-        self._integers[layer.output] = together = f"{layer.output}/bytes"
-        self._phase_parts[together] = parts
-        self._born.add(layer.output)
+        # The name stands for no tensor: the pixel shuffle that reads it takes the parts.
+        self._tensors[layer.output] = Tensor(Integers(f"{layer.output}/bytes", parts=tuple(parts)), only_integers=True)
 
-    def _mark(self, layer: Layer, integers: str) -> None:
-        if side := self._shuffled_side(layer):
-            wider = self._widening(layer)
-            self._phase_first[integers] = (len(self.weights[layer.name][1]) * wider**2, side * wider)
-
-    def _bear(self, tensor: str, layout: onnx.NodeProto | None, source: str) -> None:
-        """A tensor comes into being as integers: floats quantised, or other integers in another layout."""
-        name = tensor if tensor in self.byte_tensors else f"{tensor}/bytes"
-        if layout is None:
-            self._integers[tensor] = self._quantise(tensor, source, self._step(tensor), name)
-        else:
-            self._integers[tensor] = self._move(layout, source, name)
-        self._born.add(tensor)
-        if tensor in self._outputs and tensor not in self.byte_tensors:
-            self._restore(tensor, tensor)
-
-    def _restore(self, tensor: str, name: str = "") -> str:
-        """The floats that a tensor's integers stand for; the tensor is quantised if it is not yet."""
-        if tensor not in self._restored:
-            if tensor not in self._integers:
-                image = self.graph.image_in(tensor) if self.form == "cpu" else None
-                if tensor in self._last:
-                    last = self._quantise(tensor, self._last[tensor], self._step(tensor), f"{tensor}/bytes/last")
-                    self._integers[tensor] = self._emit("Transpose", f"{tensor}/bytes", [last], perm=FIRST)
-                elif image is None:
-                    self._integers[tensor] = self._quantise(tensor, tensor, self._step(tensor))
-                else:
-                    self._integers[tensor] = image[0][0].input[0] if image[0] else self.graph.inputs[0].name
-                    for node in image[0]:
-                        name_ = f"{node.output[0]}/bytes"
-                        self._integers[tensor] = self._move(node, self._integers[tensor], name_)
-            constants = self._step_constants(tensor, self._step(tensor))
-            self._restored[tensor] = self._emit(
-                "DequantizeLinear", name or f"{tensor}/restored", [self._integers[tensor], *constants]
-            )
-        return self._restored[tensor]
+    def _ordered(self, layer: Layer, name: str) -> Integers:
+        """The integers that a layer makes, which lie as `_parameters` orders its channels."""
+        side = self._side(layer)
+        if not side:
+            return Integers(name)
+        wider = self._widening(layer)
+        return Integers(name, len(self.weights[layer.name].scales) * wider**2, side * wider)
 
     def _quantise(self, tensor: str, source: str, step: Step, name: str = "") -> str:
         constants = self._step_constants(tensor, step)
         return self._emit("QuantizeLinear", name or f"{tensor}/bytes", [source, *constants])
 
-    def _move(self, layout: onnx.NodeProto, source: str, name: str) -> str:
-        if source in self._phase_parts:
-            parts = self._phase_parts[source]
-            channels = len(self._constants[f"{parts[0].removesuffix('/bytes')}/bias/integers"])
-            nodes, constants = interleave(parts, f"{name}/last", channels)
+    def _move(self, layout: onnx.NodeProto, source: Integers, name: str) -> Integers:
+        """Integers in another layout."""
+        if source.parts:
+            channels = len(self._constants[f"{source.parts[0].removesuffix('/bytes')}/bias/integers"])
+            nodes, constants = interleave(list(source.parts), f"{name}/last", channels)
             self._nodes += nodes
             self._constants |= constants
-            return self._emit("Transpose", name, [f"{name}/last"], perm=FIRST)
-        if source in self._phase_first:
-            return self._shuffle(source, name)
-        moved = self._emit(layout.op_type, name, [source, *layout.input[1:]])
-        self._nodes[-1].attribute.extend(layout.attribute)
-        return moved
+            self._emit("Transpose", name, [f"{name}/last"], perm=FIRST)
+        elif source.side:
+            self._shuffle(source, name)
+        else:
+            self._emit(layout.op_type, name, [source.name, *layout.input[1:]])
+            self._nodes[-1].attribute.extend(layout.attribute)
+        return Integers(name)
 
-    def _shuffle(self, source: str, name: str) -> str:
+    def _shuffle(self, source: Integers, name: str) -> None:
         """A pixel shuffle that moves runs of bytes: what integer convolutions make lies in memory as (N, H, W, C).
 
         Channels are ordered row phase, column phase, channel, so that a row's phases lie beside each other.
         """
-        channels, side = self._phase_first[source]
-        last = self._emit("Transpose", f"{name}/unshuffled", [source], perm=LAST)
-        nodes, constants = spread(last, f"{name}/last", side, channels // side)
+        last = self._emit("Transpose", f"{name}/unshuffled", [source.name], perm=LAST)
+        nodes, constants = spread(last, f"{name}/last", source.side, source.channels // source.side)
         self._nodes += nodes
         self._constants |= constants
-        return self._emit("Transpose", name, [f"{name}/last"], perm=FIRST)
+        self._emit("Transpose", name, [f"{name}/last"], perm=FIRST)
 
-    def _shuffled_side(self, layer: Layer) -> int:
-        """The side of the pixel shuffle that alone reads a layer; 0 where there is none, or its order must stay."""
-        reader = self.graph.only_consumer(layer.output)
-        if self.form != "cpu" or layer.kind != "conv" or layer.vector or reader is None:
-            return 0
-        crd = reader.op_type == "DepthToSpace" and attribute(reader, "mode") == b"CRD"
-        return int(attribute(reader, "blocksize")) if crd else 0
+    def _side(self, layer: Layer) -> int:
+        """The side of the pixel shuffle that a layer's channels are ordered for; 0 where they keep their order."""
+        return shuffled_side(self.graph, layer) if self.form == "cpu" else 0
 
     def _widening(self, layer: Layer) -> int:
-        """2 where a convolution makes four of its outputs at once, see `widened`; else 1.
-
-        Its input has even sides: a picture's are multiples of more.
-        """
-        side = self._shuffled_side(layer)
-        if not side or self.graph.image_out(layer.output) is None:
-            return 1
-        node, weight = layer.nodes[0], self.weights[layer.name][0]
-        told = (attribute(node, "pads"), attribute(node, "strides") or [1, 1], attribute(node, "group") or 1)
-        small = weight.shape[2:] == (3, 3) and len(weight) < LEAST_CHANNELS
-        return 2 if small and told == ([1] * 4, [1, 1], 1) else 1
+        """2 where a convolution makes four of its outputs at once; else 1."""
+        return widening(self.graph, layer, self.weights[layer.name]) if self._side(layer) else 1
 
     def _step(self, tensor: str) -> Step:
         if self.form == "cpu" and (image := self.graph.image_in(tensor)) is not None:
@@ -319,7 +355,7 @@ class Quantiser:
         """Names of the weights and the bias of a convolution, as floats."""
         node = layer.nodes[0]
         integers, scales, bias = self.weights[layer.name]
-        if side := self._shuffled_side(layer):
+        if side := self._side(layer):
             if self._widening(layer) == 2:
                 integers, origin = widened(integers, side)
                 scales, bias, side = scales[origin], bias[origin], 2 * side
@@ -357,34 +393,3 @@ class Quantiser:
     def _emit(self, operator: str, name: str, inputs: list[str], **attributes: Any) -> str:
         self._nodes.append(new_node(operator, inputs, name, **attributes))
         return name
-
-
-def widened(weight: Array, side: int) -> tuple[Array, Array]:
-    """A 3×3 convolution that makes a square of four outputs at each second position, and each channel's origin.
-
-    An integer matrix product takes as long for few columns as for many, and what a convolution copies for it, its
-    input once for each tap, is here less by half.
-
-    Args:
-        weight: (C·side², K, 3, 3), ordered for a pixel shuffle of that side.
-        side: of the pixel shuffle.
-
-    Returns:
-        (C·4·side², K, 4, 4), of stride 2, for a pixel shuffle of twice the side, and (C·4·side²,) indexes into the
-        channels given.
-    """
-    given = weight.reshape(-1, side, side, *weight.shape[1:])
-    channels, inputs = len(given), weight.shape[1]
-    kernel = np.zeros((channels, 2, side, 2, side, inputs, 4, 4), weight.dtype)
-    for row in range(2):
-        for column in range(2):
-            kernel[:, row, :, column, :, :, row : row + 3, column : column + 3] = given
-    origin = np.arange(len(weight)).reshape(channels, 1, side, 1, side)
-    return kernel.reshape(-1, inputs, 4, 4), np.broadcast_to(origin, kernel.shape[:5]).ravel()
-
-
-def _bytes_of(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    copied = onnx.ValueInfoProto()
-    copied.CopyFrom(value)
-    copied.type.tensor_type.elem_type = TensorProto.UINT8
-    return copied

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ugicm.calibration.int8.graph import LARGEST_FP8, FloatGraph, Form, Layer, Step, to_fp8
+from ugicm.calibration.int8.kernels import Weights
 from ugicm.runtime.backends import Backend
 
 Array = np.ndarray
@@ -111,9 +112,7 @@ def best_step(sample: Sample, form: Form) -> Step:
     return best
 
 
-def quantise_weights(
-    graph: FloatGraph, layer: Layer, mean: Array, bits: int, form: Form = "cpu"
-) -> tuple[Array, Array, Array]:
+def quantise_weights(graph: FloatGraph, layer: Layer, mean: Array, bits: int, form: Form = "cpu") -> Weights:
     """int8 or FP8 weights with a scale an output channel, and the bias that keeps every channel's mean.
 
     Args:
@@ -122,9 +121,6 @@ def quantise_weights(
         mean: float64 (C,), of each channel of its input.
         bits: 8, or 7 where the kernels of a machine saturate beyond; of integers.
         form: of the graph.
-
-    Returns:
-        int8 or FP8 (O, C / group, kh, kw); float32 (O,); float64 (O,).
     """
     weight, bias = (values.astype(np.float64) for values in graph.parameters(layer))
     rows = weight.reshape(len(weight), -1)
@@ -148,4 +144,4 @@ def quantise_weights(
     groups = len(mean) // lost.shape[1]
     per_output = mean.reshape(groups, -1).repeat(len(weight) // groups, axis=0)
     bias = bias - (lost * per_output).sum(1)
-    return stored.reshape(weight.shape), scales.astype(np.float32), bias
+    return Weights(stored.reshape(weight.shape), scales.astype(np.float32), bias)

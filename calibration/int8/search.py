@@ -16,6 +16,7 @@ import numpy as np
 
 from ugicm.calibration.int8.equalise import Equaliser
 from ugicm.calibration.int8.graph import FloatGraph, Form, Layer, Step
+from ugicm.calibration.int8.kernels import Weights
 from ugicm.calibration.int8.quantiser import Quantiser
 from ugicm.calibration.int8.ranges import best_step, collect, quantise_weights
 from ugicm.calibration.int8.samples import Coded, Feed, conditions_of
@@ -54,7 +55,7 @@ class Side:
 
     graphs: Mapping[str, FloatGraph]
     steps: Mapping[str, Mapping[str, Step]]
-    weights: Mapping[str, Mapping[str, tuple[Array, Array, Array]]]
+    weights: Mapping[str, Mapping[str, Weights]]
     form: Form
     weight: Mapping[tuple[str, str], float]
     handed: frozenset[str]
@@ -125,7 +126,7 @@ def prepare(
     factors = equaliser.factors(ranges, strength) if strength else {}
     graphs = equaliser.apply(factors)
     steps: dict[str, dict[str, Step]] = {}
-    weights: dict[str, dict[str, tuple[Array, Array, Array]]] = {}
+    weights: dict[str, dict[str, Weights]] = {}
     for name, graph in graphs.items():
         scaled = [_rescaled(feed, factors.get(name, {})) for feed in feeds[name]]
         samples = collect(graph, _tensors(graph), scaled, backend)

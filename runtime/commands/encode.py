@@ -32,12 +32,12 @@ from ugicm.runtime.files.tree import keep_times, size_of
 from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
 from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
+from ugicm.runtime.qualities import DEFAULT_QUALITY, default_quality
 
 if TYPE_CHECKING:
     from ugicm.runtime.codec import Codec
 
 _LOGGER = logging.getLogger("ugicm")
-_QUALITY = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-q",
         "--quality",
         metavar="Q",
-        help=f"1, the smallest file, up to the codec's best; default {_QUALITY}",
+        help=f"1, the smallest file, up to the codec's best; default {DEFAULT_QUALITY}",
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
     parser.add_argument("--strip", action="store_true", help="leave EXIF and XMP behind")
@@ -78,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_quality(text: str | None, qualities: int) -> int:
-    """The quality that `text` names; None is 4, or the best of a codec with fewer. Raises QualityError."""
+    """The quality that `text` names, None the default. Raises QualityError."""
     if text is None:
-        return min(_QUALITY, qualities)
+        return default_quality(qualities)
     try:
         quality = int(text)
     except ValueError:

@@ -18,13 +18,14 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
+from tests.attacks.edits import Edit, edited
 from tests.runtime.files import makers
 from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bitstream import Guard, Section
-from ugicm.runtime.bundle import Bundle, read_arrays
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.files import picture, profiles, sections
 from ugicm.runtime.files.images import picture_bytes
@@ -47,9 +48,6 @@ KINDS = (
 )
 _LARGEST = 1 << 20  # pixels of a picture: larger ones take memory and show nothing more
 _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
-_EDIT = 8  # bytes of an edit: array, operation, 16 bits of position, 32 bits of value
-_TYPES = ("<u4", "<i4", "<f4", "<f8", "<i2", "|i1", "<U1", "|S1", "<c8", "|b1", "<u8", ">i4", "<M8[s]", "|V3")
-_NUMBERS = (np.nan, np.inf, -np.inf, 0.0, 1e38, -1.0, 2.0**31, 2.0**24)
 
 
 class _Sessions:
@@ -105,7 +103,7 @@ def attack(data: bytes) -> str:
                 _read(payload)
             else:
                 names = ("tables.npz", "exact.npz")
-                changed = {names[kind - 3]: payload} if kind < 5 else _edited({n: contents[n] for n in names}, payload)
+                changed = {names[kind - 3]: payload} if kind < 5 else edited({n: contents[n] for n in names}, payload)
                 manifest = Manifest.from_json(contents[MANIFEST].decode(), Path(MANIFEST))
                 _use(manifest, {**contents, **changed}, files[2])
     except UgicError as error:
@@ -195,46 +193,6 @@ def _mended(data: bytes) -> bytes:
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def _edited(contents: dict[str, bytes], edits: bytes) -> dict[str, bytes]:
-    """The `.npz` files after some edits of their arrays, a few bytes each."""
-    arrays = {
-        (file, name): array for file, data in contents.items() for name, array in read_arrays(data, Path(file)).items()
-    }
-    for at in range(0, min(len(edits), 16 * _EDIT) - _EDIT + 1, _EDIT):
-        keys = sorted(arrays)
-        key, operation = keys[edits[at] % len(keys)], edits[at + 1] % 8
-        position = int.from_bytes(edits[at + 2 : at + 4], "little")
-        value = int.from_bytes(edits[at + 4 : at + 8], "little", signed=True)
-        array = np.array(arrays[key])
-        flat = array.reshape(-1)
-        if operation <= 2 and flat.size:
-            number = _NUMBERS[value % len(_NUMBERS)] if array.dtype.kind in "fc" else value
-            with np.errstate(all="ignore"):
-                end = position + 1 if operation == 0 else flat.size
-                flat[position % flat.size : end] = np.asarray(number).astype(array.dtype)
-        elif operation == 3 and flat.size:  # moves a share from one entry to another: sums stay as they were
-            a, b = position % flat.size, (position + 1 + abs(value)) % flat.size
-            flat[a], flat[b] = flat[b], flat[a]
-        elif operation == 4:
-            array = array.reshape(-1)[: position % (flat.size + 1)]
-        elif operation == 5:
-            array = np.zeros(array.shape, _TYPES[position % len(_TYPES)])
-        elif operation == 6:
-            array = array[None] if value % 2 else array.reshape(-1)
-        elif operation == 7:
-            del arrays[key]
-            if len(arrays) < 2:
-                break
-            continue
-        arrays[key] = array
-    out = {}
-    for file in contents:
-        buffer = io.BytesIO()
-        np.savez(buffer, **{name: array for (of, name), array in arrays.items() if of == file})
-        out[file] = buffer.getvalue()
-    return out
-
-
 def _staged_seed(bits: int, block: int) -> bytes:
     tables = prepare()[0].bundle.y_tables
     rounding, encoder = Rounding(Guard(bits, block), tables.lengths == 0), StagedEncoder(tables)
@@ -272,7 +230,7 @@ def seeds() -> list[bytes]:
     manifest = json.dumps(json.loads(contents[MANIFEST]), separators=(",", ":"))
     found += [b"\2" + manifest.encode(), b"\3" + small[0], b"\4" + small[1]]
     found += [bytes([5, array]) + edit[1:] for array in range(27)]
-    found += [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in range(8)]
+    found += [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in Edit]
     return found + _seeds_of_sections(bitstream.parse(files[0])) + [b"\x08" + data for data in _seeds_of_pictures()]
 
 

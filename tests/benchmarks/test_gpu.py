@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from benchmarks import gpu
+from benchmarks.gpu import command as gpu
 from tests.runtime.backends.stand_ins import Cuda
 from tests.small import small
 from ugicm.runtime.backends.gpu import cuda, onnxruntime_cuda

@@ -149,27 +149,27 @@ def test_engines_are_kept_while_their_key_is_the_same(
 ) -> None:
     api = open_api("tensorrt-rtx")
     file = engine_folder(built) / "condition.engine"
-    data, _, fresh = built.engine(api, "condition", "any")
-    assert not fresh and data == file.read_bytes()
+    engine = built.engine(api, "condition", "any")
+    assert not engine.built and engine.data == file.read_bytes()
     with caplog.at_level(logging.WARNING):
         moved = DeviceGraphs(built.folder, replace(built.index, workspace=2**28))
-        assert moved.engine(api, "condition", "any")[2]
+        assert moved.engine(api, "condition", "any").built
         assert "another workspace" in caplog.text
-        assert built.engine(api, "condition", "any")[2]  # and back
+        assert built.engine(api, "condition", "any").built  # and back
         caplog.clear()
         file.write_bytes(file.read_bytes()[:-1] + b"\0")
-        assert built.engine(api, "condition", "any")[2]
+        assert built.engine(api, "condition", "any").built
         assert "its bytes changed" in caplog.text
         caplog.clear()
         (engine_folder(built) / "condition.json").write_text("{")
-        assert built.engine(api, "condition", "any")[2]
+        assert built.engine(api, "condition", "any").built
         assert "malformed" in caplog.text
         caplog.clear()
-        assert built.engine(api, "condition", "any", usable=lambda engine: False)[2]
+        assert built.engine(api, "condition", "any", usable=lambda engine: False).built
         assert "does not load here" in caplog.text
         caplog.clear()
         other = engine_folder(built)
-        assert built.engine(api, "condition", "sm_89")[2]
+        assert built.engine(api, "condition", "sm_89").built
         assert "there is only one for" in caplog.text and other.name in caplog.text
         shutil.rmtree(built.folder / other.name.replace("-any", "-sm_89"))
 

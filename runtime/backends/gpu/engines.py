@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,14 @@ class Index:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class EngineBytes:
+    """A serialised engine, and whether it was built now or lay in the cache."""
+
+    data: bytes
+    built: bool
 
 
 class DeviceGraphs:
@@ -129,24 +137,20 @@ class DeviceGraphs:
         capability: str,
         timing_cache: Path | None = None,
         progress: Progress | None = None,
-        usable: Any = None,
-    ) -> tuple[bytes, dict[str, Any], bool]:
-        """The engine of a graph: the cached one if its key is the same and `usable(bytes)` says so, else a new one.
+        usable: Callable[[bytes], bool] | None = None,
+    ) -> EngineBytes:
+        """The engine of a graph: the cached one if its key is the same and `usable` says so, else a new one.
 
         Args:
             capability: of the GPU, as "sm_90", or "any" where there is none.
-
-        Returns:
-            The engine's bytes, its sidecar's values, and whether it was built now.
 
         Raises:
             BackendError: it cannot be built.
         """
         model = self.model(name)
-        folder = self.folder / f"{api.name}-{api.version}-{capability}"
-        file, sidecar = folder / f"{name}.engine", folder / f"{name}.json"
         network = api.parse(model, name)
         ranges = profile(network, self.index)
+        folder = self.folder / f"{api.name}-{api.version}-{capability}"
         key = {
             "onnx_sha256": hashlib.sha256(model).hexdigest(),
             "package": api.name,
@@ -156,16 +160,8 @@ class DeviceGraphs:
             "workspace": self.index.workspace,
             "flags": list(FLAGS),
         }
-        reason = self._why_not(file, sidecar, key, name)
-        if not reason:
-            engine = _read(file)
-            if usable is None or usable(engine):
-                return engine, json.loads(_read(sidecar)), False
-            reason = "it does not load here"
-        if reason != "missing":
-            log.warning("%s: the engine is rebuilt (%s)", file, reason)
-        elif others := sorted(p.parent.name for p in self.folder.glob(f"*/{name}.engine")):
-            log.warning("%s: built for %s; there is only one for %s", name, folder.name, ", ".join(others))
+        if kept := self._kept(folder, name, key, usable):
+            return kept
         cache = folder / "timing.cache" if timing_cache is None else timing_cache
         try:
             timings = _read(cache)
@@ -185,13 +181,30 @@ class DeviceGraphs:
             raise BackendError(
                 f"{folder}: cannot be created ({error.strerror}); name another with {VARIABLE}"
             ) from error
-        write_atomically(file, engine)
-        write_atomically(sidecar, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
+        write_atomically(folder / f"{name}.engine", engine)
+        write_atomically(folder / f"{name}.json", (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
         if timings:
             write_atomically(cache, timings)
-        return engine, values, True
+        return EngineBytes(engine, True)
 
-    def _why_not(self, file: Path, sidecar: Path, key: Mapping[str, Any], name: str) -> str:
+    def _kept(
+        self, folder: Path, name: str, key: Mapping[str, Any], usable: Callable[[bytes], bool] | None
+    ) -> EngineBytes | None:
+        """The cached engine, or None where it does not serve: a warning then says why it is built again."""
+        file = folder / f"{name}.engine"
+        reason = self._why_not(file, folder / f"{name}.json", key)
+        if not reason:
+            engine = _read(file)
+            if usable is None or usable(engine):
+                return EngineBytes(engine, False)
+            reason = "it does not load here"
+        if reason != "missing":
+            log.warning("%s: the engine is rebuilt (%s)", file, reason)
+        elif others := sorted(p.parent.name for p in self.folder.glob(f"*/{name}.engine")):
+            log.warning("%s: built for %s; there is only one for %s", name, folder.name, ", ".join(others))
+        return None
+
+    def _why_not(self, file: Path, sidecar: Path, key: Mapping[str, Any]) -> str:
         """Why the engine there does not serve; empty if it does."""
         try:
             values = json.loads(_read(sidecar))

@@ -60,8 +60,8 @@ class TensorRT:
             loaded[:] = [] if engine is None else [engine]
             return bool(loaded)
 
-        data, _, built = self._graphs.engine(self.api, name, f"sm_{major}{minor}", usable=loads)
-        if built and not loads(data):
+        engine = self._graphs.engine(self.api, name, f"sm_{major}{minor}", usable=loads)
+        if engine.built and not loads(engine.data):
             reason = "; ".join(self.api.errors) or "no reason given"
             raise BackendError(f"{self.name} cannot load the engine of {name} that it built: {reason}")
         return DeviceGraph(self.device, Engine(self, loaded[0], name, self._capture), name)

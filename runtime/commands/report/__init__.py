@@ -17,6 +17,7 @@ from ugicm.runtime.commands.report.page import Section, page, section
 from ugicm.runtime.errors import OutputError, UsageError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.output import write_atomically
+from ugicm.runtime.qualities import DEFAULT_QUALITY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="ugicm report", description="Show what the codec does to images, as one self-contained page.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, TIFF, … files")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="PAGE", help="the HTML file to write")
-    parser.add_argument("-q", "--quality", metavar="Q", help="of the views shown; default 4; the curves have all")
+    parser.add_argument(
+        "-q", "--quality", metavar="Q", help=f"of the views shown; default {DEFAULT_QUALITY}; the curves have all"
+    )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
     add_threads_option(parser)
     return run(parser, _report, arguments)

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from ugicm.calibration.exact.integer import CalibrationError, FloatLayer, float_run, make_integer
+from ugicm.calibration.exact.integer import CalibrationError, FloatLayer, Settings, float_run, make_integer
 from ugicm.calibration.exact.layers import correct_bias, quantise
 from ugicm.calibration.exact.ranges import default_scales, excess_bits, prior_samples
 from ugicm.runtime.exact import ExactNetwork
@@ -61,9 +61,9 @@ def test_quantising_costs_next_to_nothing(activation: str, seed: int) -> None:
     z = laplacian(seed + 10)
     reference = float_run(layers, z)
     assert np.ptp(reference[:, :6]) > 5, "the test needs rows that vary"
-    coarse = make_integer(layers, scale_channels=6, samples=laplacian(seed), activation_bits=4, weight_bits=4)
-    usual = make_integer(layers, scale_channels=6, samples=laplacian(seed))
-    fine = make_integer(layers, scale_channels=6, samples=laplacian(seed), activation_bits=11, weight_bits=9)
+    coarse = make_integer(layers, laplacian(seed), Settings(6, activation_bits=4, weight_bits=4))
+    usual = make_integer(layers, laplacian(seed), Settings(6))
+    fine = make_integer(layers, laplacian(seed), Settings(6, activation_bits=11, weight_bits=9))
     costs = [excess(network, reference, z) for network in (fine, usual, coarse)]
     assert costs[0] < 3e-4 and costs[1] < 5e-3 and costs[1] < costs[2], costs
     index, means = usual.run(z)
@@ -74,7 +74,7 @@ def test_quantising_costs_next_to_nothing(activation: str, seed: int) -> None:
 
 def test_leaky_relu_is_a_table() -> None:
     layers = hyper_synthesis(0, "leaky_relu")
-    network = make_integer(layers, scale_channels=6, samples=laplacian(0), activation_bits=10)
+    network = make_integer(layers, laplacian(0), Settings(6, activation_bits=10))
     for layer in network.layers[:-1]:
         table, low = layer.table, int(layer.low[0])
         assert table is not None and low < 0
@@ -89,9 +89,7 @@ def test_medians_are_served_exactly_at_borders() -> None:
     medians = np.random.default_rng(0).uniform(-8, 8, 8)
     z = laplacian(3)
     reference = float_run(layers, z, medians)
-    network = make_integer(
-        layers, scale_channels=6, samples=laplacian(1), medians=medians, weight_bits=9, activation_bits=10
-    )
+    network = make_integer(layers, laplacian(1), Settings(6, weight_bits=9, activation_bits=10), medians)
     assert network.ones > 0 and network.z_channels == 8
     index, _ = network.run(z)
     wrong = np.abs(index - np.clip(reference[:, :6], 0, 63))
@@ -107,12 +105,8 @@ def test_a_linear_head_gives_the_indexes_of_its_bounds(final: str) -> None:
     z = laplacian(5)
     network = make_integer(
         layers,
-        scale_channels=6,
-        samples=laplacian(6),
-        head="linear",
-        scale_bounds=scales[:-1],
-        weight_bits=9,
-        activation_bits=11,
+        laplacian(6),
+        Settings(6, head="linear", scale_bounds=scales[:-1], weight_bits=9, activation_bits=11),
     )
     index, means = network.run(z)
     assert means is None
@@ -134,7 +128,7 @@ def test_the_scale_table_is_compressais() -> None:
     conditional = compressai_module("entropy_models").GaussianConditional(scales.tolist())
     layers = hyper_synthesis(4, means=False, gain=0.3)
     bounds = conditional.scale_table[:-1].double().numpy()
-    network = make_integer(layers, scale_channels=6, samples=laplacian(6), head="linear", scale_bounds=bounds)
+    network = make_integer(layers, laplacian(6), Settings(6, head="linear", scale_bounds=bounds))
     assert network.scale_table is not None
     values = torch.arange(len(network.scale_table)) / 256
     assert np.array_equal(conditional.build_indexes(values).numpy(), network.scale_table)
@@ -146,11 +140,8 @@ def test_a_value_on_a_bound_lies_below_it() -> None:
     layers = hyper_synthesis(4, means=False, gain=0.3)
     network = make_integer(
         layers,
-        scale_channels=6,
-        samples=laplacian(6),
-        head="linear",
-        scale_bounds=bounds,
-        scales=np.arange(1, 65) / 4,
+        laplacian(6),
+        Settings(6, head="linear", scale_bounds=bounds, scales=np.arange(1, 65) / 4),
     )
     assert network.scale_table is not None
     assert network.scale_table[[0, 63, 64, 65, 128, 129]].tolist() == [0, 0, 0, 1, 1, 2]
@@ -180,14 +171,14 @@ def test_means_get_fewer_fraction_bits_where_their_range_needs_it() -> None:
     last = layers[-1]
     factor = np.ones(12)
     factor[6:] = 400 / np.abs(float_run(layers, laplacian(0))[:, 6:]).max()
-    network = make_integer([*layers[:-1], last.scaled(factor)], scale_channels=6, samples=laplacian(0))
+    network = make_integer([*layers[:-1], last.scaled(factor)], laplacian(0), Settings(6))
     assert network.mean_fraction_bits == 5
-    assert make_integer(layers, scale_channels=6, samples=laplacian(0)).mean_fraction_bits == 6
+    assert make_integer(layers, laplacian(0), Settings(6)).mean_fraction_bits == 6
 
 
 def test_every_network_made_is_proved_and_deterministic() -> None:
     layers = hyper_synthesis(0)
-    made = [make_integer(layers, scale_channels=6, samples=laplacian(0), weight_bits=8) for _ in range(2)]
+    made = [make_integer(layers, laplacian(0), Settings(6, weight_bits=8)) for _ in range(2)]
     assert made[0].digest() == made[1].digest()
     assert all(bound.accumulator < 2**23 for bound in made[0].bounds())
     assert ExactNetwork.from_arrays(made[0].to_arrays()).digest() == made[0].digest()
@@ -195,14 +186,14 @@ def test_every_network_made_is_proved_and_deterministic() -> None:
 
 
 def test_default_weights_fit_int8() -> None:
-    network = make_integer(hyper_synthesis(1), scale_channels=6, samples=laplacian(0))
+    network = make_integer(hyper_synthesis(1), laplacian(0), Settings(6))
     assert all(layer.weight.dtype == np.int8 for layer in network.layers[:-1])
 
 
 @pytest.mark.parametrize(("layer", "input_limit"), [(0, 127), (1, 15)])
 def test_a_bound_out_of_reach_names_the_layer(layer: int, input_limit: int) -> None:
     with pytest.raises(CalibrationError, match=f"h_s/conv{layer}: an accumulator"):
-        make_integer(hyper_synthesis(0), scale_channels=6, samples=laplacian(0), input_limit=input_limit, limit=2**14)
+        make_integer(hyper_synthesis(0), laplacian(0), Settings(6, input_limit=input_limit, limit=2**14))
 
 
 def test_channels_that_never_fire_do_no_harm() -> None:
@@ -211,7 +202,7 @@ def test_channels_that_never_fire_do_no_harm() -> None:
     weight[:8], bias[:8] = 0, -5
     weight[8:12], bias[8:12] = 1e-9, 3
     layers[0] = FloatLayer(weight, bias, "relu", upsample=2)
-    network = make_integer(layers, scale_channels=6, samples=laplacian(0))
+    network = make_integer(layers, laplacian(0), Settings(6))
     assert excess(network, float_run(layers, laplacian(1)), laplacian(1)) < 2e-3
 
 
@@ -228,9 +219,8 @@ def test_channels_that_never_fire_do_no_harm() -> None:
     ],
 )
 def test_contradictory_arguments_are_refused(changes: dict, words: str) -> None:
-    arguments = {"scale_channels": 6, "samples": laplacian(0), **changes}
     with pytest.raises(CalibrationError, match=words):
-        make_integer(hyper_synthesis(0), **arguments)
+        make_integer(hyper_synthesis(0), laplacian(0), Settings(**{"scale_channels": 6, **changes}))
 
 
 def test_prior_samples_keep_each_channels_distribution() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ugicm.calibration.int8.bundle import view_model
 from ugicm.calibration.int8.graph import FloatGraph
-from ugicm.calibration.int8.quantiser import widened
+from ugicm.calibration.int8.kernels import widened
 from ugicm.export.forms.channels_last import pixel_order
 from ugicm.export.forms.cpu_form import from_cpu, to_cpu
 from ugicm.export.forms.rewriting import rewrite
