@@ -90,7 +90,7 @@ def flipped(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
     if (deconv.stride, deconv.output_padding, deconv.groups) != ((1, 1), (0, 0), 1):
         raise ValueError(f"a transposed convolution of another kind than stride 1: {deconv}")
     channels, out_channels, *size = deconv.weight.shape
-    padding = tuple(k - 1 - int(p) for k, p in zip(size, deconv.padding, strict=True))
+    padding = tuple(k - 1 - int(p) for k, p in zip(size, cast(tuple[int, ...], deconv.padding), strict=True))
     conv = nn.Conv2d(channels, out_channels, tuple(size), padding=padding, bias=deconv.bias is not None)  # type: ignore[arg-type]
     conv.weight.data = deconv.weight.detach().permute(1, 0, 2, 3).flip(2, 3).contiguous()
     if deconv.bias is not None and conv.bias is not None:
