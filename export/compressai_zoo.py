@@ -144,7 +144,7 @@ def _widths(architecture: str, weights: Mapping[str, Tensor]) -> Sequence[Any]:
         return (width("g_a.0.conv1.bias") or 1,)
     if architecture not in CHECKERBOARDS:
         return (width("g_a.0.bias") or 1, width("g_a.6.bias") or 1)
-    groups = []
+    groups: list[int] = []
     while size := width(_GROUP.format(len(groups))) // 2:
         groups.append(size)
     return (width("g_a.0.bias") or 2, sum(groups) or 1, groups or [1])
