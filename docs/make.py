@@ -1,7 +1,8 @@
 """`python docs/make.py`: writes what is generated in docs/: `api.md`, from the docstrings.
 
-With `--screenshot` also `report.jpg`, the report of a photograph that scikit-image brings along, as headless Chromium
-shows it. Run it after changing a docstring, or the codec that ships; tests/docs compares `api.md`.
+With `--screenshot` also `report.jpg` and `results/web.jpg`, the report and the page of a photograph that scikit-image
+brings along, as headless Chromium shows them; the page needs onnxruntime-web in node_modules or NODE_PATH. Run it after
+changing a docstring, or the codec that ships; tests/docs compares `api.md`.
 """
 
 from __future__ import annotations
@@ -82,9 +83,36 @@ def screenshot(target: Path) -> None:
         text = page.read_text(encoding="utf-8").replace("</body>", f"<script>{_AT_ITS_SIZE}</script></body>")
         page.write_text(text, encoding="utf-8")
         visit(page, width=1280, height=2080, picture=shot)
-        image = Image.open(shot).convert("RGB")
-        size = (1000, round(1000 * image.height / image.width))
-        image.resize(size, Image.Resampling.LANCZOS).save(target, quality=80, optimize=True)
+        _as_jpeg(shot, target, 80)
+
+
+def web_screenshot(target: Path) -> None:
+    """Write the picture of the page of `ugicm web` to `target`, a JPEG."""
+    from skimage.data import coffee
+
+    from tests.adapters.web.page import watched
+    from ugicm import Codec
+    from ugicm.adapters.web.library import found
+    from ugicm.adapters.web.site import site_files, write_site
+
+    library, codec, name = found(), Codec.from_bundle(), "coffee.ugic"
+    if library is None:
+        raise SystemExit("error: no onnxruntime-web in node_modules or NODE_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        site, shot = Path(folder) / "site", Path(folder) / "shot.png"
+        write_site(site, site_files(codec.bundle, library, {name: codec.encode(coffee(), 2)}))
+        query = f"?file=examples/{name}&drop=examples/{name}&threads=1"
+        watched(site, query, width=1240, height=1024, picture=shot)
+        _as_jpeg(shot, target, 85)
+
+
+def _as_jpeg(shot: Path, target: Path, quality: int) -> None:
+    """A screenshot, 1000 pixels wide."""
+    from PIL import Image
+
+    image = Image.open(shot).convert("RGB")
+    size = (1000, round(1000 * image.height / image.width))
+    image.resize(size, Image.Resampling.LANCZOS).save(target, quality=quality, optimize=True)
     print(f"{target}  {target.stat().st_size:,} bytes: look at it")
 
 
@@ -175,13 +203,14 @@ def _first_sentence(path: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--screenshot", action="store_true", help="write report.jpg too; needs Chromium")
+    parser.add_argument("--screenshot", action="store_true", help="write the pictures too; needs Chromium")
     options = parser.parse_args()
     target = ROOT / "docs/api.md"
     target.write_text(api(), encoding="utf-8")
     print(f"{target}  {target.stat().st_size:,} bytes")
     if options.screenshot:
         screenshot(ROOT / "docs/report.jpg")
+        web_screenshot(ROOT / "docs/results/web.jpg")
     return 0
 
 

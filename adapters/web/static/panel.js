@@ -57,7 +57,7 @@ export function checks(list, file, about) {
         : ["This browser is exact", `${about.vectors} of ${about.vectors} golden vectors, bit for bit`],
     );
   }
-  rows.push(["These are the symbols that were encoded", `CRC-32 ${file.checksum.toString(16).padStart(8, "0")}`]);
+  rows.push(["Symbols as they were encoded", `CRC-32 ${file.checksum.toString(16).padStart(8, "0")}`]);
   list.replaceChildren(
     ...rows.map(([what, how]) => {
       const item = element("li", what);

@@ -4,7 +4,27 @@
 const text = (id) => document.getElementById(id)?.innerText ?? "";
 const idle = new URLSearchParams(location.search).has("file") ? ["done", "error"] : ["ready", "error"];
 
-while (!idle.includes(document.documentElement.dataset.state ?? "")) await new Promise((wake) => setTimeout(wake, 50));
+/** Until the page has nothing left to do. */
+async function settled() {
+  do await new Promise((wake) => setTimeout(wake, 50));
+  while (!idle.includes(document.documentElement.dataset.state ?? ""));
+}
+
+await settled();
+const dropped = new URLSearchParams(location.search).get("drop"); // a file that is dropped on the page afterwards
+if (dropped) {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([await (await fetch(dropped)).blob()], dropped.split("/").at(-1) ?? ""));
+  dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+  await settled();
+}
+const turned = new URLSearchParams(location.search).get("turn"); // where the dial is turned then
+if (turned) {
+  const dial = /** @type {HTMLInputElement} */ (document.querySelector("#dial input"));
+  dial.value = turned;
+  dial.dispatchEvent(new Event("input"));
+  await settled();
+}
 const shown = Object.fromEntries(["status", "error", "facts", "checks", "about", "examples"].map((id) => [id, text(id)]));
 /** @param {string} id */
 const pixels = (id) => {
