@@ -1,6 +1,6 @@
 """Pictures and plots of `ugicm report` as text: colour maps, data URIs, and SVG that takes the page's colours.
 
-Everything returned is HTML with its text escaped.
+Plots and keys are `Markup`: their texts are escaped.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 from PIL import Image, features
 
+from ugicm.runtime.commands.report.markup import Markup, element
 from ugicm.runtime.commands.report.measures import Point
 
 LARGEST_SHOWN = 1600  # pixels, the longer side of a picture in the page
@@ -79,16 +79,14 @@ def _uri(image: Image.Image, form: str, options: Mapping[str, Any]) -> str:
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def key(top: float, colours: str, unit: str) -> str:
+def key(top: float, colours: str, unit: str) -> Markup:
     """The scale below a map: its colours from 0 to `top`."""
     stops = ", ".join(f"rgb{colour}".replace(" ", "") for colour in MAPS[colours])
-    return (
-        f'<span class="key"><span>0</span><span class="ramp" style="background:linear-gradient(90deg,{stops})"></span>'
-        f"<span>{top:.3g} {escape(unit)}</span></span>"
-    )
+    ramp = element("span", class_="ramp", style=f"background:linear-gradient(90deg,{stops})")
+    return element("span", element("span", 0), ramp, element("span", f"{top:.3g} {unit}"), class_="key")
 
 
-def rate_distortion_plot(curves: Sequence[Curve], chosen: int) -> str:
+def rate_distortion_plot(curves: Sequence[Curve], chosen: int) -> Markup:
     """PSNR over bpp, one line a curve; the points of setting `chosen` are ringed on the codec's own curves.
 
     The plot ends at the right, and 4 dB below, where the codec's own curves (those of style "view…") do; points
@@ -101,7 +99,7 @@ def rate_distortion_plot(curves: Sequence[Curve], chosen: int) -> str:
     kept = [curve for curve in kept if curve.points]
     own = [p for curve in kept if curve.style.startswith("view") for p in curve.points]
     if not own:
-        return "<p>Every setting keeps this image without loss: there is no curve to draw.</p>"
+        return element("p", "Every setting keeps this image without loss: there is no curve to draw.")
     right = 1.12 * max(p.bpp for p in own)
     inside = [p.psnr for curve in kept for p in curve.points if p.bpp <= right]
     low, high = math.floor(max(min(inside), min(p.psnr for p in own) - 4)), math.ceil(max(inside))
@@ -115,48 +113,37 @@ def rate_distortion_plot(curves: Sequence[Curve], chosen: int) -> str:
     def y(db: float) -> float:
         return _HEIGHT - _BOTTOM - tall * (db - low) / (high - low)
 
-    area = f'x="{_LEFT}" y="{_TOP}" width="{wide}" height="{tall}" viewBox="{_LEFT} {_TOP} {wide} {tall}"'
     parts = []
     for value in _ticks(0, right):
-        parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{_TOP}" y2="{y(low):.1f}"/>')
-        parts.append(f'<text x="{x(value):.1f}" y="{y(low) + 18:.1f}" text-anchor="middle">{value:g}</text>')
+        parts.append(_line(x(value), _TOP, x(value), y(low)))
+        parts.append(_label(f"{value:g}", x(value), y(low) + 18, "middle"))
     for value in _ticks(low, high):
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        )
-        parts.append(f'<text x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">bits a pixel, whole file</text>')
+        parts.append(_line(_LEFT, y(value), _WIDTH - _RIGHT, y(value)))
+        parts.append(_label(f"{value:g}", _LEFT - 8, y(value) + 4, "end"))
+    parts.append(_label("bits a pixel, whole file", (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "middle"))
     turned = f"translate(14 {_TOP + tall // 2}) rotate(-90)"
-    parts.append(f'<text transform="{turned}" text-anchor="middle">PSNR, dB</text>')
+    parts.append(element("text", "PSNR, dB", transform=turned, text_anchor="middle"))
     for curve in reversed(kept):  # the first on top
-        line = " ".join(f"{x(p.bpp):.1f},{y(p.psnr):.1f}" for p in curve.points)
-        marks = "".join(
-            f"{_marker(curve.style, x(p.bpp), y(p.psnr))}" for p in curve.points if p.bpp <= right and p.psnr >= low
-        )
-        rings = "".join(
-            f'<circle class="ring" cx="{x(p.bpp):.1f}" cy="{y(p.psnr):.1f}" r="9"/>'
-            for p in curve.points
-            if p.setting == chosen and curve.style.startswith("view")
-        )
+        inside_plot = [p for p in curve.points if p.bpp <= right and p.psnr >= low]
+        ringed = [p for p in curve.points if p.setting == chosen and curve.style.startswith("view")]
+        line = element("polyline", points=" ".join(f"{x(p.bpp):.1f},{y(p.psnr):.1f}" for p in curve.points))
         # An inner svg clips what leaves the plot.
-        parts.append(
-            f'<g class="curve {escape(curve.style)}"><svg {area}><polyline points="{line}"/></svg>{marks}{rings}</g>'
-        )
+        area = {"x": _LEFT, "y": _TOP, "width": wide, "height": tall, "viewBox": f"{_LEFT} {_TOP} {wide} {tall}"}
+        marks = [_marker(curve.style, x(p.bpp), y(p.psnr)) for p in inside_plot]
+        rings = [element("circle", class_="ring", cx=f"{x(p.bpp):.1f}", cy=f"{y(p.psnr):.1f}", r=9) for p in ringed]
+        parts.append(element("g", element("svg", line, **area), *marks, *rings, class_=f"curve {curve.style}"))
     height = 20 * len(kept)
     for row, curve in enumerate(kept):
         at = _HEIGHT - _BOTTOM - 12 - height + 20 * (row + 1) - 6
         start = _WIDTH - _RIGHT - 150
-        parts.append(
-            f'<g class="curve {escape(curve.style)}"><polyline points="{start},{at} {start + 34},{at}"/>'
-            f"{_marker(curve.style, start + 17, at)}</g>"
-            f'<text x="{start + 42}" y="{at + 4}">{escape(curve.label)}</text>'
-        )
+        sample = element("polyline", points=f"{start},{at} {start + 34},{at}")
+        parts.append(element("g", sample, _marker(curve.style, start + 17, at), class_=f"curve {curve.style}"))
+        parts.append(element("text", curve.label, x=start + 42, y=at + 4))
     said = f"Rate-distortion plot: {', '.join(curve.label for curve in kept)}; the table below has its points"
-    return _svg(_WIDTH, _HEIGHT, said, "".join(parts))
+    return _svg(_WIDTH, _HEIGHT, said, parts)
 
 
-def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, digits: int, said: str) -> str:
+def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, digits: int, said: str) -> Markup:
     """Horizontal bars, each a label and its (style, length) parts in a row; the total stands at the end.
 
     `style` is the class of a part's colour in the page; numbers have `digits` decimals.
@@ -166,24 +153,35 @@ def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: str, dig
     drawn = []
     for row, (name, parts) in enumerate(rows):
         top, at = row * (thick + gap), float(label)
-        drawn.append(f'<text x="{label - 10}" y="{top + 17}" text-anchor="end">{escape(name)}</text>')
+        drawn.append(element("text", name, x=label - 10, y=top + 17, text_anchor="end"))
         for style, value in parts:
             wide = (_WIDTH - label - number) * value / longest
-            drawn.append(
-                f'<rect class="part {escape(style)}" x="{at:.2f}" y="{top}" width="{wide:.2f}" height="{thick}">'
-                f"<title>{escape(style)}: {value:,.{digits}f} {escape(unit)}</title></rect>"
-            )
+            told = element("title", f"{style}: {value:,.{digits}f} {unit}")
+            box = {"x": f"{at:.2f}", "y": top, "width": f"{wide:.2f}", "height": thick}
+            drawn.append(element("rect", told, class_=f"part {style}", **box))
             at += wide
         total = sum(value for _, value in parts)
-        drawn.append(f'<text x="{at + 8:.1f}" y="{top + 17}">{total:,.{digits}f} {escape(unit)}</text>')
-    return _svg(_WIDTH, len(rows) * (thick + gap), said, "".join(drawn))
+        drawn.append(element("text", f"{total:,.{digits}f} {unit}", x=f"{at + 8:.1f}", y=top + 17))
+    return _svg(_WIDTH, len(rows) * (thick + gap), said, drawn)
 
 
-def _svg(width: int, height: int, said: str, content: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}">{content}</svg>'
+def _svg(width: int, height: int, said: str, content: Sequence[Markup]) -> Markup:
+    return element("svg", *content, viewBox=f"0 0 {width} {height}", role="img", aria_label=said)
 
 
-def _marker(style: str, x: float, y: float) -> str:
+def _line(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return element("line", class_="grid", x1=_number(x1), x2=_number(x2), y1=_number(y1), y2=_number(y2))
+
+
+def _label(text: str, x: float, y: float, anchor: str) -> Markup:
+    return element("text", text, x=_number(x), y=_number(y), text_anchor=anchor)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def _marker(style: str, x: float, y: float) -> Markup:
     """Circles for the first view, diamonds for others, squares for JPEG, triangles for WebP."""
     shapes = {
         "jpeg": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
@@ -192,8 +190,8 @@ def _marker(style: str, x: float, y: float) -> str:
     }
     shape = shapes.get(style, ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)))
     if not shape:
-        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-    return f'<polygon class="mark" points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in shape)}"/>'
+        return element("circle", class_="mark", cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.5)
+    return element("polygon", class_="mark", points=" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in shape))
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -10,7 +10,6 @@ import platform
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from ugicm.runtime.commands.report.figures import (
     rate_distortion_plot,
     shown_size,
 )
+from ugicm.runtime.commands.report.markup import Markup, element, join
 from ugicm.runtime.commands.report.measures import (
     LARGEST_SIDE,
     LatentBits,
@@ -57,11 +57,11 @@ class Section:
 
     Attributes:
         html: its section.
-        row: the cells of its row in the summary: HTML.
+        row: the cells of its row in the summary: texts and elements.
         line: what the command line prints of it.
     """
 
-    html: str
+    html: Markup
     row: tuple[str, ...]
     line: str
 
@@ -73,7 +73,7 @@ class _Layer:
     name: str
     uri: str
     facts: str
-    key: str = ""
+    key: Markup = Markup("")
 
 
 def page(codec: Codec, sections: Sequence[Section], quality: int, threads: int | None) -> str:
@@ -94,10 +94,10 @@ def page(codec: Codec, sections: Sequence[Section], quality: int, threads: int |
     )
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title="Report of the ugicm codec",
-        facts=escape(facts),
-        summary=f'<div class="card wide">{_table(heads, [section.row for section in sections])}</div>',
-        sections="\n".join(section.html for section in sections),
-        footer=escape(footer),
+        facts=join([facts]),
+        summary=element("div", _table(heads, [section.row for section in sections]), class_="card wide"),
+        sections=join([section.html for section in sections], "\n"),
+        footer=join([footer]),
     )
 
 
@@ -131,21 +131,22 @@ def section(codec: Codec, name: str, pixels: np.ndarray, quality: int, anchor: s
         for label, style, form in (("JPEG", "jpeg", "JPEG"), ("WebP", "webp", "WEBP"))
     ]
     facts = f"{width}×{height} pixels; {len(data):,} bytes, {bpp:.3f} bits a pixel at quality {quality}"
-    html = "\n".join(
-        [
-            f'<section id="{escape(anchor)}" data-image aria-labelledby="{escape(anchor)}-name">',
-            f'<h2 id="{escape(anchor)}-name">{_text(name)}</h2>',
-            f'<p class="quiet">{escape(facts)}. {escape(_how_shown(width, height))}</p>',
-            _COMPARE,
-            _panels([*_pictures(pixels, views, jpeg, len(data)), *_maps(pixels, views, bits)], width, height),
-            '<div class="columns">',
-            f"<div><h3>Rate and distortion</h3>{rate_distortion_plot(curves, quality)}{_points_table(curves)}</div>",
-            f"<div>{_time_part(times, len(views))}{_bits_part(bits)}</div>",
-            "</div>",
-            "</section>",
-        ]
+    plots = [
+        element("div", element("h3", "Rate and distortion"), rate_distortion_plot(curves, quality), _points(curves)),
+        element("div", *_time_part(times, len(views)), *_bits_part(bits)),
+    ]
+    html = element(
+        "section",
+        element("h2", printable(name), id=f"{anchor}-name"),
+        element("p", f"{facts}. {_how_shown(width, height)}", class_="quiet"),
+        _COMPARE,
+        _panels([*_pictures(pixels, views, jpeg, len(data)), *_maps(pixels, views, bits)], width, height),
+        element("div", *plots, class_="columns"),
+        id=anchor,
+        data_image=True,
+        aria_labelledby=f"{anchor}-name",
     )
-    row = [f'<a href="#{escape(anchor)}">{_text(name)}</a>', f"{width}×{height}", f"{len(data):,}", f"{bpp:.3f}"]
+    row = [element("a", printable(name), href=f"#{anchor}"), f"{width}×{height}", f"{len(data):,}", f"{bpp:.3f}"]
     row += [cell for db, similarity in quality_of.values() for cell in (_db(db), f"{similarity:.4f}")]
     row.append("–" if jpeg is None or jpeg.psnr_at_bytes is None else _db(jpeg.psnr_at_bytes))
     line = f"quality {quality}  {len(data):,} bytes  {bpp:.3f} bpp  "
@@ -155,7 +156,7 @@ def section(codec: Codec, name: str, pixels: np.ndarray, quality: int, anchor: s
 
 # ---- parts of a section
 
-_COMPARE = """<div class="compare" hidden>
+_COMPARE = Markup("""<div class="compare" hidden>
 <div class="tools">
 <label>Left <select></select></label>
 <label>Right <select></select></label>
@@ -166,7 +167,7 @@ _COMPARE = """<div class="compare" hidden>
 <div class="stage"><img alt=""><img alt=""><div class="line"></div></div>
 </div>
 <input type="range" min="0" max="100" step="0.1" value="50" aria-label="Divider between the left and the right picture">
-</div>"""
+</div>""")
 
 
 def _pictures(pixels: np.ndarray, views: dict[str, np.ndarray], jpeg: JpegMatch | None, size: int) -> list[_Layer]:
@@ -219,18 +220,18 @@ def _maps(pixels: np.ndarray, views: dict[str, np.ndarray], bits: LatentBits) ->
     return layers
 
 
-def _panels(layers: Sequence[_Layer], width: int, height: int) -> str:
+def _panels(layers: Sequence[_Layer], width: int, height: int) -> Markup:
     wide, tall = shown_size(width, height)
-    figures = [
-        f'<figure><img data-layer="{_text(layer.name)}" src="{layer.uri}" width="{wide}" height="{tall}" '
-        f'alt="{_text(f"{layer.name}: {layer.facts}")}">'
-        f"<figcaption><b>{_text(layer.name)}</b>{_text(layer.facts)}{layer.key}</figcaption></figure>"
-        for layer in layers
-    ]
-    return f'<div class="panels">{"".join(figures)}</div>'
+    figures = []
+    for layer in layers:
+        name, facts = printable(layer.name), printable(layer.facts)
+        said = printable(f"{layer.name}: {layer.facts}")
+        picture = element("img", data_layer=name, src=layer.uri, width=wide, height=tall, alt=said)
+        figures.append(element("figure", picture, element("figcaption", element("b", name), facts, layer.key)))
+    return element("div", *figures, class_="panels")
 
 
-def _time_part(times: Times, views: int) -> str:
+def _time_part(times: Times, views: int) -> list[Markup]:
     rows = [("encode", times.encode), ("decode", times.decode)]
     if views > 1:
         rows = [rows[0], ("decode, one view", times.decode), (f"decode, {views} views", times.decode_all)]
@@ -238,45 +239,50 @@ def _time_part(times: Times, views: int) -> str:
     drawn = bars(
         [(name, tuple(part.items())) for name, part in rows], "ms", 1, "Milliseconds by stage; a table follows"
     )
-    heads = ["ms", *(f'<span class="swatch {escape(stage)}"></span>{escape(stage)}' for stage in stages)]
+    heads = ["ms", *(join([_swatch(stage), stage]) for stage in stages)]
     cells = [[name, *(f"{part[s]:,.1f}" if s in part else "" for s in stages)] for name, part in rows]
     measured = "One run" if times.runs == 1 else f"Medians of {times.runs} runs"
     note = f"{measured}, sessions and tables at hand; reading and writing of files is not counted."
-    return f'<h3>Time</h3>{drawn}<div class="wide">{_table(heads, cells, True)}</div><p class="quiet">{note}</p>'
+    table = element("div", _table(heads, cells), class_="wide")
+    return [element("h3", "Time"), drawn, table, element("p", note, class_="quiet")]
 
 
-def _bits_part(bits: LatentBits) -> str:
+def _bits_part(bits: LatentBits) -> list[Markup]:
     parts = [("y", float(bits.y.sum())), ("z", float(bits.z.sum())), ("other", bits.rest)]
     parts = [(style, value / 8) for style, value in parts if value]
     names = {"y": "latents y", "z": "hyper-latents z", "other": "header, checksums, ends of substreams"}
     total = sum(value for _, value in parts)
-    legend = "; ".join(
-        f'<span class="swatch {style}"></span>{names[style]} {value:,.0f} bytes, {100 * value / total:.1f} %'
+    legend = [
+        join([_swatch(style), f"{names[style]} {value:,.0f} bytes, {100 * value / total:.1f} %"])
         for style, value in parts
-    )
+    ]
     ordered = np.sort(bits.channels)[::-1]
     half = int(np.searchsorted(ordered.cumsum(), ordered.sum() / 2)) + 1
     drawn = bars([("one file", parts)], "bytes", 0, "Bytes of the file by what they hold")
     share = f"Half of the bits of y are in {half} of its {ordered.size} channels." if ordered.sum() else ""
-    return f'<h3>Bytes</h3>{drawn}<p class="quiet">{legend}. {share}</p>'
+    return [element("h3", "Bytes"), drawn, element("p", join(legend, "; "), f". {share}", class_="quiet")]
 
 
-def _points_table(curves: Sequence[Curve]) -> str:
+def _swatch(style: str) -> Markup:
+    return element("span", class_=f"swatch {style}")
+
+
+def _points(curves: Sequence[Curve]) -> Markup:
     rows = [
-        [escape(curve.label), str(point.setting), f"{point.bpp:.4f}", _db(point.psnr)]
+        [curve.label, str(point.setting), f"{point.bpp:.4f}", _db(point.psnr)]
         for curve in curves
         for point in curve.points
     ]
     note = "JPEG: Pillow, 4:2:0, optimised. WebP: Pillow, method 6. Ringed: the quality shown above."
-    table = _table(["codec", "setting", "bpp", "PSNR"], rows)
-    return f'<p class="quiet">{note}</p><details><summary>All points</summary><div class="wide">{table}</div></details>'
+    table = element("div", _table(["codec", "setting", "bpp", "PSNR"], rows), class_="wide")
+    return join([element("p", note, class_="quiet"), element("details", element("summary", "All points"), table)])
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], html_heads: bool = False) -> str:
-    """A table of HTML cells; heads are plain text unless said otherwise."""
-    top = "".join(f'<th scope="col">{head if html_heads else escape(head)}</th>' for head in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    """A table of texts and elements."""
+    top = element("thead", element("tr", *(element("th", head, scope="col") for head in heads)))
+    body = [element("tr", *(element("td", cell) for cell in row)) for row in rows]
+    return element("table", top, element("tbody", *body))
 
 
 # ---- small things
@@ -315,11 +321,6 @@ def _latents_shown(values: np.ndarray, stride: int, shape: Sequence[int]) -> np.
 
 def _db(value: float) -> str:
     return f"{value:.2f} dB" if np.isfinite(value) else "no loss"
-
-
-def _text(text: object) -> str:
-    """Any text, a file name say, as HTML on one line."""
-    return escape(printable(text))
 
 
 def _processor() -> str:

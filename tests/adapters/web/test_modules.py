@@ -20,7 +20,7 @@ from ugicm.adapters.web.library import node_folders
 from ugicm.adapters.web.site import STATIC
 from ugicm.runtime import bitstream, range_coder
 from ugicm.runtime.errors import BundleError, UgicError
-from ugicm.runtime.range_coder import TOTAL, Tables
+from ugicm.runtime.tables import TOTAL, Tables
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parents[1] / "golden/v1"
