@@ -22,7 +22,7 @@ from ugicm import Codec
 from ugicm.calibration.exact.integer import CalibrationError
 from ugicm.export import to_onnx
 from ugicm.export.checkpoint import load
-from ugicm.export.compressai_zoo import EXACT, SERVED, architecture_of
+from ugicm.export.compressai_zoo import EXACT, architecture_of
 from ugicm.export.source import Source
 from ugicm.export.tables import TOTAL, mixture_row
 from ugicm.models.entropy import compressai_module
