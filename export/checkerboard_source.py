@@ -117,13 +117,16 @@ def _entropy_graphs(
 ) -> tuple[dict[str, GraphSource], Schedule]:
     """`h_s` and the graphs of all stages, and their schedule."""
     graphs: dict[str, GraphSource] = {}
-    like: dict[type[nn.Module], str] = {}
+    like: dict[Any, str] = {}
 
     def add(name: str, module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         example = examples.of(inputs)
-        made = module(*example(1, 1, 1))
-        least = min(tolerance_of(o) for o in ((made,) if isinstance(made, Tensor) else made))
-        of = like.setdefault(type(module), name)
+        given = example(1, 1, 1)
+        said = module(*given)
+        made = (said,) if isinstance(said, Tensor) else said
+        least = min(tolerance_of(o) for o in made)
+        # A graph holds sizes of what goes in and out, so slices of one size share it.
+        of = like.setdefault((type(module), *(t.shape for t in (*given, *made))), name)
         graphs[name] = GraphSource(
             module, inputs, outputs, example, examples.dynamic(inputs), least, None if of == name else of
         )

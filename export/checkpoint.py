@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ugicm.export.checkerboard_source import checkerboard_source
+from ugicm.export.checkpoint_file import CheckpointError, read
 from ugicm.export.compressai_source import compressai_source
 from ugicm.export.compressai_zoo import CHECKERBOARDS, SERVED, ZooError, architecture_of, load_zoo
 from ugicm.export.mlic_source import architecture_of_mlic, load_mlic, mlic_source
@@ -20,12 +19,8 @@ FORMAT = "ugicm-checkpoint-1"
 TAKEN = f"ugicm.training.train, UG-ICM's or MLIC++'s authors, or CompressAI's {', '.join(SERVED)}"
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be served; the message says what was found and what is taken."""
-
-
 def load(path: Path, architecture: str | None = None) -> Source:
-    """Reads a checkpoint without executing anything in it.
+    """Reads a checkpoint, PyTorch's or safetensors, without executing anything in it.
 
     Args:
         path: the file.
@@ -34,15 +29,7 @@ def load(path: Path, architecture: str | None = None) -> Source:
     Raises:
         CheckpointError: no such file, no checkpoint, or one of something else.
     """
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; give a checkpoint of {TAKEN}") from error
-    except Exception as error:  # the unpickler and the archive reader raise nearly every type on damaged data
-        raise CheckpointError(
-            f"{path}: not a checkpoint that loads with weights_only=True; give one of {TAKEN}"
-        ) from error
-    return recognise(values, path, architecture)
+    return recognise(read(path, TAKEN), path, architecture)
 
 
 def recognise(values: Any, path: Path, architecture: str | None = None) -> Source:

@@ -41,11 +41,25 @@ REFUSED = {
     "mbt2018-vbr": _SERIAL,
     "mbt2018": _SERIAL,
     "channel-conditional": _SERIAL,
+    "TCM": _SERIAL,
+    "STF": _SERIAL,
+    "ELiC-ReImplemetation": _SERIAL,
+    "MLIC": _SERIAL,
+    "ssf2020": "it codes video; take a model of images",
     "mbt2018-mean-vbr": _VARIABLE,
     "bmshj2018-hyperprior-vbr": _VARIABLE,
 }
 """Architecture → why not."""
 
+_OTHERS = {
+    "TCM": ("cc_mean_transforms.", "atten_mean."),
+    "STF": ("cc_mean_transforms.", "syn_layers."),
+    "channel-conditional": ("cc_mean_transforms.",),
+    "ELiC-ReImplemetation": ("cc_transforms.", "ParamAggregation."),
+    "MLIC": ("channel_context.", "local_context."),
+    "ssf2020": ("img_encoder.", "motion_encoder."),
+}
+"""Architectures that are refused → starts of names that all stand in their state dicts; the first that fits counts."""
 _GROUP = "latent_codec.y.latent_codec.y{}.context_prediction.bias"
 _TABLES = ("._offset", "._quantized_cdf", "._cdf_length", ".scale_table", ".context_prediction.mask")
 _CONSTANTS = (".bound", ".pedestal", ".target", ".scale_bound")
@@ -78,8 +92,9 @@ def architecture_of(state: Mapping[str, Tensor]) -> str | None:
     def has(part: str) -> bool:
         return any(part in key for key in state)
 
-    if has("cc_mean_transforms.") or has("cc_scale_transforms."):
-        return "channel-conditional"
+    for name, marks in _OTHERS.items():
+        if all(any(key.startswith(mark) for key in state) for mark in marks):
+            return name
     if has("latent_codec.y.channel_context.y1.0."):
         return _elic(state)
     if has("context_prediction."):

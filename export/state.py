@@ -11,8 +11,8 @@ from torch import Tensor
 _DEPTH = 4
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 """Names that DataParallel and torch.compile put before those of the module they wrap, at any depth."""
-_NETWORK = re.compile(r"^((?:.*?\.)??)g_a\.")
-"""Every network taken here has an analysis transform of this name; a wrapper's prefix may stand before it."""
+_NETWORK = re.compile(r"^((?:.*?\.)??)(?:g_a|h_a|img_encoder)\.")
+"""Learned codecs have a part of such a name; a wrapper's prefix may stand before it."""
 _OLD_NAME = re.compile(r"^(|.*\.)entropy_bottleneck\._(matrix|bias|factor|matrices\.|biases\.|factors\.)(\d+)$")
 _LISTS = {"matrix": "matrices.", "bias": "biases.", "factor": "factors."}
 

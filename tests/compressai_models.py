@@ -52,7 +52,7 @@ def lively(architecture: str, n: int, m: int) -> Any:
 STAGED_WIDTHS: dict[str, tuple[tuple[Any, ...], ...]] = {
     "cheng2020-anchor-checkerboard": ((8,), (12,)),
     "elic2022-official": ((8, 12, [2, 4, 6]), (12, 14, [3, 3, 2, 6])),
-    "elic2022-chandelier": ((8, 12, [2, 4, 6]), (12, 14, [3, 3, 2, 6])),
+    "elic2022-chandelier": ((8, 12, [4, 4, 4]), (12, 14, [3, 3, 2, 6])),
 }
 """Architectures with a checkerboard → arguments of their class, two widths."""
 

@@ -290,8 +290,6 @@ def small_zoo() -> dict[str, Any]:
         "mbt2018-vbr": vbr.JointAutoregressiveHierarchicalPriorsVbr(8, 12),
         "mbt2018-mean-vbr": vbr.MeanScaleHyperpriorVbr(8, 12),
         "bmshj2018-hyperprior-vbr": vbr.ScaleHyperpriorVbr(8, 12),
-        "cheng2020-anchor-checkerboard": models.Cheng2020AnchorCheckerboard(8),
-        "elic2022": models.Elic2022Official(8, 32, groups=[8, 8, 16]),
     }
 
 
