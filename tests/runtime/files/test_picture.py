@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms
 
 from tests.runtime.files.makers import chunk, gama, iccp, png, tiff
 from ugicm.runtime.errors import ImageError
@@ -379,91 +379,3 @@ def test_cmyk_is_converted_by_its_profile_and_by_pillow_without_one() -> None:
     buffer = io.BytesIO()
     Image.new("CMYK", (8, 8), (0, 200, 200, 0)).save(buffer, "TIFF", icc_profile=profile("P3"))
     assert "dropped: for RGB pixels" in ", ".join(read_picture(buffer.getvalue()).notes)
-
-
-def test_profiles_of_jpeg_2000_are_found() -> None:
-    red = np.zeros((16, 16, 3), np.uint8) + np.array([200, 50, 50], np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(red).save(buffer, "JPEG2000")
-    whole = buffer.getvalue()
-    at = whole.index(b"colr") - 4
-    old = whole[at : at + int.from_bytes(whole[at : at + 4], "big")]
-    new = struct.pack(">I4sBBB", 11 + len(profile("P3")), b"colr", 2, 0, 0) + profile("P3")
-    header = whole.index(b"jp2h") - 4
-    longer = int.from_bytes(whole[header : header + 4], "big") + len(new) - len(old)
-    file = whole[:header] + struct.pack(">I", longer) + whole[header + 4 :].replace(old, new)
-    assert np.abs(read_picture(file).pixels - by_formula(red / 255, "P3")).max() <= 2
-
-
-@pytest.mark.parametrize(("primaries", "transfer", "words"), [(9, 16, "PQ"), (12, 13, "H.273 colours"), (1, 13, "")])
-def test_code_points_of_avif(primaries: int, transfer: int, words: str) -> None:
-    red = np.zeros((16, 16, 3), np.uint8) + np.array([200, 50, 50], np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(red).save(buffer, "AVIF", quality=100, subsampling="4:4:4", speed=10)
-    at = buffer.getvalue().index(b"nclx") + 4
-    file = buffer.getvalue()[:at] + struct.pack(">HH", primaries, transfer) + buffer.getvalue()[at + 4 :]
-    picture = read_picture(file)
-    assert words in ", ".join(picture.notes) and bool(words) == bool(picture.notes)
-    if transfer == 13:
-        expected = by_formula(red / 255, "P3" if primaries == 12 else "none")
-        assert np.abs(picture.pixels - expected).max() <= 3
-
-
-@pytest.mark.parametrize(
-    ("start", "words"),
-    [
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
-        (b"PF\n4 4\n-1.0\n", "floating-point"),
-        (b"\x76\x2f\x31\x01", "OpenEXR"),
-        (b"\xff\x0a", "JPEG XL"),
-        (b"Pf\n4 4\n-1.0\n", "floating-point"),
-    ],
-)
-def test_known_files_that_are_not_read_are_named(start: bytes, words: str) -> None:
-    with pytest.raises(ImageError, match=words):
-        read_picture(start + bytes(400))
-
-
-def test_depths_that_pillow_reduces_in_silence_have_a_word() -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(buffer, "JPEG2000")
-    assert "16 bits a channel reduced to 8" in read_picture(buffer.getvalue()).notes
-
-
-def test_metadata_that_still_holds_is_kept() -> None:
-    block = Image.Exif()
-    block[271], block[274], block[700] = "A maker", 6, b"<x/>"
-    block[0x8769] = {0x927C: b"\0secret notes" * 2000, 0xA002: 40, 0xA003: 24, 0x9003: "2024:05:06 07:08:09"}
-    block[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:t="a"/></x:xmpmeta>'
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 24), "red").save(buffer, "JPEG", exif=block, xmp=xmp)
-    picture = read_picture(buffer.getvalue())
-    assert picture.pixels.shape == (40, 24, 3)
-    assert picture.exif is not None and len(picture.exif) < 400
-    kept = Image.Exif()
-    kept.load(picture.exif)
-    assert kept[271] == "A maker" and 274 not in kept and 700 not in kept
-    private = kept.get_ifd(0x8769)
-    assert private[0x9003] == "2024:05:06 07:08:09" and (private[0xA002], private[0xA003]) == (24, 40)
-    assert 0x927C not in private and kept.get_ifd(0x8825)[1] == "N"
-    assert picture.xmp == xmp.replace(b' tiff:Orientation="6"', b"")
-
-
-def test_how_a_file_was_stored_is_no_metadata() -> None:
-    buffer = io.BytesIO()
-    info = TiffImagePlugin.ImageFileDirectory_v2()
-    Image.new("RGB", (40, 24), "red").save(buffer, "TIFF", compression="tiff_lzw", tiffinfo=info, dpi=(300, 300))
-    assert read_picture(buffer.getvalue()).exif is None
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
-def test_metadata_is_found_in_every_format(form: str) -> None:
-    block = Image.Exif()
-    block[271] = "A maker"
-    buffer = io.BytesIO()
-    Image.new("RGB", (24, 24), "red").save(buffer, form, exif=block.tobytes())
-    picture = read_picture(buffer.getvalue())
-    kept = Image.Exif()
-    kept.load(picture.exif or b"")
-    assert kept[271] == "A maker"
