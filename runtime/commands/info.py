@@ -59,6 +59,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "kmac_per_pixel": m.model.get("kmac_per_pixel"),
         "stride": m.stride,
         "latent_stride": m.latent_stride,
+        "schedule": None if m.schedule is None else m.schedule.to_json(),
         "latent_channels": m.latent_channels,
         "hyper_channels": m.hyper_channels,
         "proof": [
@@ -146,6 +147,12 @@ def _bundle_text(facts: dict[str, Any]) -> str:
     if isinstance(facts["kmac_per_pixel"], dict):
         parts = "  ".join(f"{name} {value}" for name, value in facts["kmac_per_pixel"].items())
         lines.append(f"  kMAC/pixel   {printable(parts)}")
+    if facts["schedule"] is not None:
+        schedule = facts["schedule"]
+        lines.append(
+            f"  stages       {len(schedule['stages'])}, guarded rounding with a band of 2^-{schedule['band_bits']} rows in "
+            f"blocks of {schedule['block']}"
+        )
     for name, table in facts["tables"].items():
         lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")
     lines += [f"  proof        {p['layer']}: |sum| at most {p['largest']:,} of {p['of']:,}" for p in facts["proof"]]

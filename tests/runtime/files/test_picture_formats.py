@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runtime.files.test_picture import profile
+from tests.runtime.files.test_picture import by_formula, profile
 from ugicm.runtime.errors import ImageError
 from ugicm.runtime.files.picture import read_picture
 

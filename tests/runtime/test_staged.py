@@ -1,0 +1,114 @@
+"""Codecs with context, from a small network's bundle: coded in stages, decoded elsewhere, admitted by tolerance."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.compressai_models import lively_staged
+from ugicm import Codec
+from ugicm.export.to_onnx import main as export
+from ugicm.runtime import bitstream
+from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.commands.cli import main
+from ugicm.runtime.errors import BackendError, CorruptFileError, UgicError
+from ugicm.runtime.stage_admission import deviation
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkerboard codec of CompressAI, exported."""
+    folder = tmp_path_factory.mktemp("staged")
+    model = lively_staged("cheng2020-anchor-checkerboard", 8)
+    torch.save(model.state_dict(), folder / "model.pth.tar")
+    assert export([str(folder / "model.pth.tar"), "-o", str(folder / "bundle")]) == 0
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def staged(bundle: Path) -> Codec:
+    return Codec.from_bundle(bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def data(staged: Codec, photograph: np.ndarray) -> bytes:
+    return staged.encode(photograph)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (70, 33), (64, 128)])
+def test_any_size_comes_back_the_same_at_every_level(bundle: Path, staged: Codec, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), np.uint8)
+    data = staged.encode(image)
+    first = staged.decode(data)
+    assert first.shape == image.shape
+    opened = Bundle.open(bundle)
+    for level, threads in ((LEVELS[-1], 1), (LEVELS[0], 2)):
+        other = Codec(opened, OnnxRuntime(threads=threads, level=level))
+        assert np.abs(other.decode(data).astype(int) - first).max() <= 1  # and its symbols are those of the checksum
+
+
+def test_the_file_says_its_band_and_is_of_version_2(staged: Codec, data: bytes) -> None:
+    stream = bitstream.parse(data)
+    assert stream.version == 2 and stream.guard is not None and len(stream.y) == 1
+    assert staged.bundle.manifest.schedule is not None
+    assert stream.guard.band_bits == staged.bundle.manifest.schedule.band_bits
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_many_at_once_are_those_one_by_one(staged: Codec, photograph: np.ndarray, workers: int) -> None:
+    files = [staged.encode(np.roll(photograph, 8 * i, 0)) for i in range(3)]
+    outcomes = list(staged.decode_many(files, workers=workers))
+    for file, outcome in zip(files, outcomes, strict=True):
+        assert outcome.error is None and np.array_equal(outcome.value[0], staged.decode(file))
+    assert [o.value for o in staged.encode_many([photograph], workers=workers)] == [staged.encode(photograph)]
+
+
+def test_damage_is_an_error_with_a_name(staged: Codec, data: bytes) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        changed = bytearray(data[:-4])
+        changed[rng.integers(20, len(changed))] ^= int(rng.integers(1, 256))
+        mended = bytes(changed) + zlib.crc32(changed).to_bytes(4, "little")
+        with pytest.raises(UgicError):
+            staged.decode(mended)
+
+
+def test_a_guard_belongs_to_a_codec_with_stages(codec: Codec, staged: Codec, data: bytes) -> None:
+    stream = bitstream.parse(data)
+    with pytest.raises(CorruptFileError, match="disagree on stages"):
+        staged.decode(bitstream.pack(replace(stream, guard=None)))
+    with pytest.raises(CorruptFileError, match="disagree on stages"):
+        codec.decode(bitstream.pack(replace(stream, codec_id=codec.codec_id, quality=1)))
+
+
+def test_a_backend_that_strays_is_refused(staged: Codec, data: bytes) -> None:
+    class Straying:
+        name = "a backend with half precision"
+
+        def load(self, model: bytes, name: str, weights: object = None) -> object:
+            graph = staged.backend.load(model, name)
+
+            def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+                outputs = graph({k: v.astype(np.float16).astype(v.dtype) for k, v in inputs.items()})
+                return [o.astype(np.float16).astype(o.dtype) if o.dtype == np.float32 else o for o in outputs]
+
+            return run
+
+    with pytest.raises(BackendError, match="may not decode stages"):
+        Codec(staged.bundle, Straying()).decode(data)  # type: ignore[arg-type]
+    assert deviation(staged.bundle, lambda name: staged.networks.graph(name)) > 0
+
+
+def test_verify_and_info_tell_of_stages(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(bundle), "--json"]) == 0
+    verdicts = json.loads(capsys.readouterr().out)
+    assert all(v["admitted"] and "rows from golden" in v["reason"] for v in verdicts)
+    assert main(["info", str(bundle)]) == 0
+    assert "guarded rounding with a band of 2^-" in capsys.readouterr().out
