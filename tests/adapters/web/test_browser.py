@@ -9,6 +9,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -115,17 +116,18 @@ def test_the_page_shows_an_example_with_the_library_of_another_server(tmp_path: 
     files.mkdir()
     for name, data in LIBRARY.contents.items():
         (files / name).write_bytes(data)
-    first, name = "64x128-q1.ugic", "50x70-q2.ugic"
+    first, name, odd = "64x128-q1.ugic", "50x70-q2.ugic", "à #1?.ugic"
     with serving(files, headers={"Access-Control-Allow-Origin": "*"}) as (cdn, _):
         elsewhere = dataclasses.replace(LIBRARY, base=f"{cdn}/", contents={})
-        site = written(tmp_path / "site", elsewhere, {n: FILES[n] for n in (first, name)})
+        site = written(tmp_path / "site", elsewhere, {first: FILES[first], odd: FILES[name]})
         assert f"connect-src 'self' {cdn};" in (site / "index.html").read_text()
-        seen = watched(site, f"?file=examples/{first}&drop=examples/{name}&beta=0.3&turn=0.6&threads=2")
+        dropped = quote(f"examples/{quote(odd)}")
+        seen = watched(site, f"?file=examples/{first}&drop={dropped}&beta=0.3&turn=0.6&threads=2")
     assert (seen["state"], seen["isolated"], seen["error"]) == ("done", True, "")
     assert seen["status"] == "Decoder ready, 2 threads"
     assert "70 × 50" in seen["facts"] and f"{len(FILES[name])} bytes" in seen["facts"]
     assert "5 of 5 golden vectors" in seen["checks"] and f"{EXPECTED[name]['symbol_checksum']:08x}" in seen["checks"]
-    assert name in seen["examples"] and golden.codec_id.hex() in seen["about"]
+    assert odd in seen["examples"] and golden.codec_id.hex() in seen["about"]
     human, machine = (np.array(seen["canvas"][i]).reshape(50, 70, 4)[..., :3] for i in ("human", "machine"))
     assert np.abs(human - golden.decode(FILES[name], "human").astype(int)).max() <= 1
     assert np.abs(machine - golden.decode(FILES[name], 0.6).astype(int)).max() <= 1
