@@ -36,10 +36,15 @@ pytestmark = [
 ]
 
 
-def written(folder: Path, library: Library | None = LIBRARY, examples: dict[str, bytes] | None = None) -> Path:
-    """A site of the golden bundle."""
+def written(
+    folder: Path,
+    library: Library | None = LIBRARY,
+    examples: dict[str, bytes] | None = None,
+    bundle: Path = GOLDEN / "bundle",
+) -> Path:
+    """A site of the golden bundle, or another."""
     assert library
-    write_site(folder, site_files(Bundle.open(GOLDEN / "bundle"), library, examples))
+    write_site(folder, site_files(Bundle.open(bundle), library, examples))
     return folder
 
 
@@ -51,14 +56,17 @@ def golden() -> Codec:
 def check_symbols_and_pictures(answer: dict[str, Any], golden: Codec) -> None:
     results = {result["name"]: result for result in answer["results"]}
     for name, data in FILES.items():
-        result = results[name]
-        assert result["checksum"] == EXPECTED[name]["symbol_checksum"]
-        for beta in BETAS:
-            native = golden.decode(data, float(beta))
-            pixels = np.frombuffer(base64.b64decode(result["pictures"][str(beta)]), np.uint8)
-            pixels = pixels.reshape(*native.shape[:2], 4)
-            assert np.abs(pixels[..., :3].astype(int) - native).max() <= 1
-            assert pixels[..., 3].min() == 255
+        assert results[name]["checksum"] == EXPECTED[name]["symbol_checksum"]
+        check_pictures(results[name], golden, data)
+
+
+def check_pictures(result: dict[str, Any], codec: Codec, data: bytes) -> None:
+    """Within one level of native, at every preference."""
+    for beta in BETAS:
+        native = codec.decode(data, float(beta))
+        pixels = np.frombuffer(base64.b64decode(result["pictures"][str(beta)]), np.uint8).reshape(*native.shape[:2], 4)
+        assert np.abs(pixels[..., :3].astype(int) - native).max() <= 1
+        assert pixels[..., 3].min() == 255
 
 
 def test_golden_files_on_one_thread_without_headers_and_damaged_ones(tmp_path: Path, golden: Codec) -> None:
@@ -85,6 +93,14 @@ def test_golden_files_on_two_threads(tmp_path: Path, golden: Codec) -> None:
     answer = decode(written(tmp_path / "site"), FILES, BETAS, threads=2, isolated=True)
     assert (answer["isolated"], answer["threads"], answer["vectors"]) == (True, 2, 5)
     check_symbols_and_pictures(answer, golden)
+
+
+def test_a_photograph_by_the_shipped_codec(tmp_path: Path, codec: Codec, photograph: np.ndarray) -> None:
+    """Its context and preference count for many levels, where those of the golden codec's random weights do not."""
+    data = codec.encode(photograph[:100, :150], 4)
+    site = written(tmp_path / "site", bundle=codec.bundle.path)
+    (result,) = decode(site, {"photograph.ugic": data}, BETAS, threads=1, isolated=False)["results"]
+    check_pictures(result, codec, data)
 
 
 def test_a_graph_that_is_not_exact_gives_way_to_the_reference(tmp_path: Path, golden: Codec) -> None:
