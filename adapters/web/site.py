@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from ugicm.adapters.web.library import Library
 from ugicm.runtime.bitstream import read_header
@@ -51,7 +52,7 @@ def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] |
         "bundle": "bundle/",
         "inputLimit": bundle.exact.input_limit if bundle.exact else 0,
         "onnxruntime": library.entry(),
-        "examples": [f"examples/{name}" for name in examples],
+        "examples": [f"examples/{quote(name)}" for name in examples],
     }
     files[SITE] = (json.dumps(site, indent=1) + "\n").encode()
     return files

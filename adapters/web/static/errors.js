@@ -36,6 +36,9 @@ export class ConditionError extends UgicError {}
 /** The inference library cannot be loaded or fails. */
 export class BackendError extends UgicError {}
 
+/** What to say where memory lacks. */
+export const NO_MEMORY = "not enough memory; use a smaller image or a machine with more";
+
 /**
  * An error on its way between a worker and the page.
  * @param {unknown} error
@@ -43,6 +46,7 @@ export class BackendError extends UgicError {}
  */
 export function plain(error) {
   if (error instanceof UgicError) return { name: error.name, message: error.message };
+  if (error instanceof RangeError) return { name: "BackendError", message: NO_MEMORY }; // an array that is too large
   const words = error instanceof Error ? error.message : String(error);
   return { name: error instanceof Error ? error.name : "Error", message: words };
 }

@@ -114,9 +114,9 @@ async function openFile(file) {
 
 /** @param {string} address relative to the page */
 async function openAddress(address) {
-  const url = new URL(address, document.baseURI);
-  const name = decodeURIComponent(url.pathname.split("/").at(-1) ?? address);
   try {
+    const url = new URL(address, document.baseURI);
+    const name = decodeURIComponent(url.pathname.split("/").at(-1) ?? address);
     if (url.origin !== location.origin) {
       throw new Error(`${url.href}: is on another server; this page asks its own alone: download the file and drop it here`);
     }

@@ -1,7 +1,7 @@
 // ONNX Runtime's WebAssembly build, fetched by address and digest, so that a copy in the site and one from elsewhere are
 // the same bytes or are refused.
 
-import { BackendError } from "./errors.js";
+import { BackendError, NO_MEMORY } from "./errors.js";
 
 /**
  * The two files of onnxruntime-web that are used: the module with its glue code, and the WebAssembly.
@@ -121,7 +121,7 @@ async function fetched(resource, base) {
 function reason(error) {
   const words = (error instanceof Error ? error.message : String(error)).replace(/\s+/g, " ");
   if (/allocat|bad_alloc|out of memory|OOM/i.test(words) || error instanceof RangeError || typeof error === "number") {
-    return "not enough memory; use a smaller image or a machine with more";
+    return NO_MEMORY;
   }
   return words.slice(0, 300);
 }

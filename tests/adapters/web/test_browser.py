@@ -9,6 +9,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -35,10 +36,15 @@ pytestmark = [
 ]
 
 
-def written(folder: Path, library: Library | None = LIBRARY, examples: dict[str, bytes] | None = None) -> Path:
-    """A site of the golden bundle."""
+def written(
+    folder: Path,
+    library: Library | None = LIBRARY,
+    examples: dict[str, bytes] | None = None,
+    bundle: Path = GOLDEN / "bundle",
+) -> Path:
+    """A site of the golden bundle, or another."""
     assert library
-    write_site(folder, site_files(Bundle.open(GOLDEN / "bundle"), library, examples))
+    write_site(folder, site_files(Bundle.open(bundle), library, examples))
     return folder
 
 
@@ -50,14 +56,17 @@ def golden() -> Codec:
 def check_symbols_and_pictures(answer: dict[str, Any], golden: Codec) -> None:
     results = {result["name"]: result for result in answer["results"]}
     for name, data in FILES.items():
-        result = results[name]
-        assert result["checksum"] == EXPECTED[name]["symbol_checksum"]
-        for beta in BETAS:
-            native = golden.decode(data, float(beta))
-            pixels = np.frombuffer(base64.b64decode(result["pictures"][str(beta)]), np.uint8)
-            pixels = pixels.reshape(*native.shape[:2], 4)
-            assert np.abs(pixels[..., :3].astype(int) - native).max() <= 1
-            assert pixels[..., 3].min() == 255
+        assert results[name]["checksum"] == EXPECTED[name]["symbol_checksum"]
+        check_pictures(results[name], golden, data)
+
+
+def check_pictures(result: dict[str, Any], codec: Codec, data: bytes) -> None:
+    """Within one level of native, at every preference."""
+    for beta in BETAS:
+        native = codec.decode(data, float(beta))
+        pixels = np.frombuffer(base64.b64decode(result["pictures"][str(beta)]), np.uint8).reshape(*native.shape[:2], 4)
+        assert np.abs(pixels[..., :3].astype(int) - native).max() <= 1
+        assert pixels[..., 3].min() == 255
 
 
 def test_golden_files_on_one_thread_without_headers_and_damaged_ones(tmp_path: Path, golden: Codec) -> None:
@@ -84,6 +93,14 @@ def test_golden_files_on_two_threads(tmp_path: Path, golden: Codec) -> None:
     answer = decode(written(tmp_path / "site"), FILES, BETAS, threads=2, isolated=True)
     assert (answer["isolated"], answer["threads"], answer["vectors"]) == (True, 2, 5)
     check_symbols_and_pictures(answer, golden)
+
+
+def test_a_photograph_by_the_shipped_codec(tmp_path: Path, codec: Codec, photograph: np.ndarray) -> None:
+    """Its context and preference count for many levels, where those of the golden codec's random weights do not."""
+    data = codec.encode(photograph[:100, :150], 4)
+    site = written(tmp_path / "site", bundle=codec.bundle.path)
+    (result,) = decode(site, {"photograph.ugic": data}, BETAS, threads=1, isolated=False)["results"]
+    check_pictures(result, codec, data)
 
 
 def test_a_graph_that_is_not_exact_gives_way_to_the_reference(tmp_path: Path, golden: Codec) -> None:
@@ -115,17 +132,18 @@ def test_the_page_shows_an_example_with_the_library_of_another_server(tmp_path: 
     files.mkdir()
     for name, data in LIBRARY.contents.items():
         (files / name).write_bytes(data)
-    first, name = "64x128-q1.ugic", "50x70-q2.ugic"
+    first, name, odd = "64x128-q1.ugic", "50x70-q2.ugic", "à #1?.ugic"
     with serving(files, headers={"Access-Control-Allow-Origin": "*"}) as (cdn, _):
         elsewhere = dataclasses.replace(LIBRARY, base=f"{cdn}/", contents={})
-        site = written(tmp_path / "site", elsewhere, {n: FILES[n] for n in (first, name)})
+        site = written(tmp_path / "site", elsewhere, {first: FILES[first], odd: FILES[name]})
         assert f"connect-src 'self' {cdn};" in (site / "index.html").read_text()
-        seen = watched(site, f"?file=examples/{first}&drop=examples/{name}&beta=0.3&turn=0.6&threads=2")
+        dropped = quote(f"examples/{quote(odd)}")
+        seen = watched(site, f"?file=examples/{first}&drop={dropped}&beta=0.3&turn=0.6&threads=2")
     assert (seen["state"], seen["isolated"], seen["error"]) == ("done", True, "")
     assert seen["status"] == "Decoder ready, 2 threads"
     assert "70 × 50" in seen["facts"] and f"{len(FILES[name])} bytes" in seen["facts"]
     assert "5 of 5 golden vectors" in seen["checks"] and f"{EXPECTED[name]['symbol_checksum']:08x}" in seen["checks"]
-    assert name in seen["examples"] and golden.codec_id.hex() in seen["about"]
+    assert odd in seen["examples"] and golden.codec_id.hex() in seen["about"]
     human, machine = (np.array(seen["canvas"][i]).reshape(50, 70, 4)[..., :3] for i in ("human", "machine"))
     assert np.abs(human - golden.decode(FILES[name], "human").astype(int)).max() <= 1
     assert np.abs(machine - golden.decode(FILES[name], 0.6).astype(int)).max() <= 1
