@@ -42,7 +42,7 @@ _FOLLOWS = (".relative_position_index", "._offset", "._quantized_cdf", "._cdf_le
 _HALVES = {ODD: ("anchor", "odd"), EVEN: ("nonanchor", "even")}
 _MACS_SIDE = 256
 _INDEX_TOLERANCE = 1e-2
-"""Rows: at the foot of the scale table an index moves by 150 times what its scale moves. Export measures the band apart."""
+"""Rows: at the foot of the scale table an index moves 150 times as much as its scale. The band is measured apart."""
 
 
 def architecture_of_mlic(state: Mapping[str, Tensor]) -> str | None:

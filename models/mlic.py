@@ -313,7 +313,7 @@ class MLIC(nn.Module):
 
     def medians(self) -> Tensor:
         """(Nz, 1, 1), what the integers `z` lie around."""
-        return self.entropy_bottleneck.quantiles[:, 0, 1][:, None, None]  # type: ignore[index,union-attr]
+        return self.entropy_bottleneck.quantiles[:, 0, 1][:, None, None]  # type: ignore[index]
 
     def anchors(self, i: int, index: nn.Module) -> FirstAnchors | Anchors:
         """The stage that decodes the anchors of slice i; `index` is what its scales go through."""

@@ -108,6 +108,7 @@ class LocalContext(nn.Module):
         weight = self.fusion.weight.reshape(2 * channels, heads, channels // heads, k * k).permute(1, 3, 2, 0)
         weight = weight.reshape(heads, k * channels // heads * k, 2 * channels)
         told = (answers.reshape(n, heads, height * width // 2, k * channels // heads * k) @ weight).sum(1)
+        assert self.fusion.bias is not None
         x = self.proj(told + self.fusion.bias)
         x = x + self.mlp(self.norm2(x))
         return x.transpose(1, 2).reshape(n, 2 * channels, height, width // 2)
