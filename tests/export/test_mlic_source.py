@@ -115,13 +115,13 @@ def test_the_stages_of_a_source_code_what_the_network_codes(kind: str) -> None:
 def test_slices_share_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages and predictions of the third slice come from those of the second, and do what PyTorch does."""
     source = recognise(saved("ugicm", 3), Path("x"))
-    some = ("stage01_", "stage02_", "lrp00_anchor", "lrp02_nonanchor")
+    some = ("stage01_nonanchor", "stage02_nonanchor", "lrp00_anchor", "lrp02_nonanchor")
     graphs = {name: graph for name, graph in source.graphs.items() if name.startswith(some)}
     traced, export = [], torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: (traced.append(a[0]), export(*a, **k))[1])
     for name, model in export_graphs(graphs):
         assert check_graph(name, model, graphs[name]).passed, name
-    assert len(traced) == 3
+    assert len(traced) == 2
 
 
 @torch.no_grad()

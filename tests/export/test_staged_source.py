@@ -70,13 +70,15 @@ class Toy(nn.Module):
 
     def __init__(self, first: int, end: int) -> None:
         super().__init__()
-        self.net = nn.Conv2d(2 * CHANNELS + end, 2 * (end - first), 3, padding=1)
+        inputs = 2 * CHANNELS + end
+        self.each = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
+        self.net = nn.Conv2d(inputs, 2 * (end - first), 3, padding=1)
         self.index = ScaleIndex(TABLE)
         self.register_buffer("channels", torch.arange(end))
 
     def forward(self, hyper: Tensor, y_hat: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
         seen = torch.cat([hyper, y_hat.index_select(1, self.channels) * even], 1)
-        scale, mean = self.net(seen).chunk(2, 1)
+        scale, mean = self.net(self.each(seen)).chunk(2, 1)
         return self.index(0.5 + torch.abs(scale)), mean
 
 
