@@ -128,7 +128,7 @@ def in_onnxruntime(source: Source, models: Mapping[str, bytes], backend: OnnxRun
     return run
 
 
-def given(symbols: np.ndarray) -> Callable[[Stage, np.ndarray], np.ndarray]:
+def given_symbols(symbols: np.ndarray) -> Callable[[Stage, np.ndarray], np.ndarray]:
     """The symbols of a stage out of those of all, (n, M, H, W)."""
     return lambda stage, index: symbols[:, slice(*stage.channels)]
 
@@ -183,7 +183,7 @@ def measure_deviation(
     largest = 0.0
     for i, run in itertools.product(range(len(sizes)), _single_precision(source, models)):
         z, symbols = (golden[f"{name}{i}"].astype(np.float32) for name in ("z", "symbols"))
-        index, _, _ = run_stages(source, run, z, given(symbols))
+        index, _, _ = run_stages(source, run, z, given_symbols(symbols))
         largest = max(largest, float(np.abs(index - golden[f"index{i}"]).max()))
     return largest
 

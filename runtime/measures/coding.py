@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime import range_coder
-from ugicm.runtime.range_coder import Tables
 from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
+from ugicm.runtime.tables import Tables
 
 
 def _thread_nanoseconds(work: Callable[..., Any], *arguments: Any) -> int:

@@ -1,0 +1,62 @@
+"""Small MLIC++ networks with random weights: latents, scales and conditions that are not all alike."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ugicm.models.mlic import MLIC, MLICConfig, older_residual
+
+WIDTHS = {"width": 8, "local": 16, "channel": (16, 8), "parameters": (24, 16, 8)}
+KINDS = ("ugicm", "newer", "plain")
+
+
+def small_mlic(kind: str, slices: int = 2) -> MLIC:
+    """A network of slices of 32 channels in evaluation mode.
+
+    Args:
+        kind: "ugicm", conditional with the older latent residual prediction; "newer", MLIC++ with the newer; "plain",
+            MLIC++ without.
+        slices: 2 or more.
+    """
+    torch.manual_seed(5)
+    latent = 32 * slices
+    residual = {"ugicm": older_residual(latent, slices), "newer": ((16, 8),) * slices, "plain": ()}[kind]
+    preference = 16 if kind == "ugicm" else 0
+    first = 8 if kind == "ugicm" else latent
+    c = MLICConfig(latent=latent, slices=slices, first=first, preference=preference, residual=residual, **WIDTHS)
+    model = MLIC(c).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("relative_position_table"):
+                nn.init.normal_(parameter, std=0.5)
+            elif parameter.dim() >= 2 and not name.startswith("entropy_bottleneck.") and "gdn" not in name:
+                loud = name.startswith("entropy_parameters") and ".fusion.6." in name
+                fan = parameter[0].numel()
+                nn.init.normal_(parameter, std=(6.0 if loud else 1.4) / fan**0.5)
+                if name.startswith("h_a."):
+                    parameter *= 2
+        for part in (model.get_submodule(f"entropy_parameters_{half}") for half in ("anchor", "nonanchor")):
+            for parameters in part:
+                parameters.fusion[6].bias[:32] = torch.linspace(0.1, 3, 32)
+        model.entropy_bottleneck.quantiles[:, 0] += 0.3  # medians other than 0
+        model.g_s.synthesis_transform[7][0].bias += 0.5
+    return model
+
+
+def picture(height: int = 128, width: int = 64) -> torch.Tensor:
+    """(1, 3, height, width) float32 in [0, 1], smooth and not symmetric."""
+    y, x = torch.arange(height)[:, None] / 32, torch.arange(width)[None, :] / 32
+    return torch.stack([0.5 + 0.4 * torch.sin(3 * x + c) * torch.cos(2 * y - c) for c in range(3)])[None]
+
+
+def published_numbers() -> Path:
+    """The folder with what the authors' code computes, from the environment; skips the test without one."""
+    folder = os.environ.get("UGICM_CASES")
+    if not folder:
+        pytest.skip("UGICM_CASES names no folder with keys.json, weights.py and expected.npz")
+    return Path(folder)
