@@ -149,10 +149,8 @@ def _bundle_text(facts: dict[str, Any]) -> str:
         lines.append(f"  kMAC/pixel   {printable(parts)}")
     if facts["schedule"] is not None:
         schedule = facts["schedule"]
-        lines.append(
-            f"  stages       {len(schedule['stages'])}, guarded rounding with a band of 2^-{schedule['band_bits']} rows in "
-            f"blocks of {schedule['block']}"
-        )
+        band = f"guarded rounding with a band of 2^-{schedule['band_bits']} rows in blocks of {schedule['block']}"
+        lines.append(f"  stages       {len(schedule['stages'])}, {band}")
     for name, table in facts["tables"].items():
         lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")
     lines += [f"  proof        {p['layer']}: |sum| at most {p['largest']:,} of {p['of']:,}" for p in facts["proof"]]

@@ -18,8 +18,7 @@ from tests.compressai_models import STAGED_WIDTHS, lively_staged, photograph
 from ugicm.export.checkpoint import load
 from ugicm.export.graphs import check_graph, export_graphs
 from ugicm.export.source import Source
-from ugicm.export.staged_source import ScaleIndex, in_onnxruntime, in_torch, run_stages, whole_graphs
-from ugicm.export.staged_source import given as given_symbols
+from ugicm.export.staged_source import ScaleIndex, given_symbols, in_onnxruntime, in_torch, run_stages, whole_graphs
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
