@@ -109,8 +109,6 @@ function decodeSubstream(stream, rows, tables, out, from, to, where) {
     }
     start += counts[row];
   }
-  if (coded !== words.length > 0 || !decoder.exhausted()) fail(where, "does not end where its symbols end");
-
   /** @type {{at: number, row: number}[]} */
   const escapes = [];
   start = 0;
@@ -128,6 +126,8 @@ function decodeSubstream(stream, rows, tables, out, from, to, where) {
     if ((values[i] - offsets[row]) >>> 0 < lengths[row] - 1) fail(where, "escapes a symbol that its row holds");
     out[at] = values[i];
   });
+  if (coded !== words.length > 0 || !decoder.exhausted()) fail(where, "does not end where its symbols end");
+  checkEscapes(section, escapes.length, where);
 }
 
 /** The decoder's state. */
@@ -261,16 +261,12 @@ function split(stream, where) {
 /**
  * The values of an escape section: varints of zigzag forms, strict about their number and form.
  * @param {Uint8Array} section
- * @param {number} count how many there must be
+ * @param {number} count how many are escaped
  * @param {string} where
  * @returns {Int32Array}
  */
 function unpackEscapes(section, count, where) {
-  let held = 0;
-  for (const byte of section) if (byte < 0x80) held += 1;
-  if (held !== count || (section.length && section[section.length - 1] >= 0x80)) {
-    fail(where, `needs ${count} escaped symbols and holds ${held}`);
-  }
+  if (heldBy(section) < count) checkEscapes(section, count, where);
   const values = new Int32Array(count);
   let large = false;
   let at = 0;
@@ -288,6 +284,30 @@ function unpackEscapes(section, count, where) {
   }
   if (large) fail(where, "holds an escaped symbol of more than 32 bits");
   return values;
+}
+
+/**
+ * How many varints end in an escape section.
+ * @param {Uint8Array} section
+ * @returns {number}
+ */
+function heldBy(section) {
+  let held = 0;
+  for (const byte of section) if (byte < 0x80) held += 1;
+  return held;
+}
+
+/**
+ * Refuses an escape section that holds another number of values than are escaped.
+ * @param {Uint8Array} section
+ * @param {number} count
+ * @param {string} where
+ */
+function checkEscapes(section, count, where) {
+  const held = heldBy(section);
+  if (held !== count || (section.length && section[section.length - 1] >= 0x80)) {
+    fail(where, `needs ${count} escaped symbols and holds ${held}`);
+  }
 }
 
 /**
