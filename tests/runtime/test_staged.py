@@ -76,8 +76,11 @@ def test_damage_is_an_error_with_a_name(staged: Codec, data: bytes) -> None:
         changed = bytearray(data[:-4])
         changed[rng.integers(20, len(changed))] ^= int(rng.integers(1, 256))
         mended = bytes(changed) + zlib.crc32(changed).to_bytes(4, "little")
-        with pytest.raises(UgicError):
-            staged.decode(mended)
+        try:
+            picture = staged.decode(mended)
+        except UgicError:
+            continue
+        assert np.array_equal(picture, staged.decode(data))  # the last bits of a range coder change no symbol
 
 
 def test_a_guard_belongs_to_a_codec_with_stages(codec: Codec, staged: Codec, data: bytes) -> None:
