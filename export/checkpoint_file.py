@@ -117,7 +117,7 @@ def read(path: Path, taken: str) -> Any:
     try:
         if path.suffix == ".safetensors":
             return _safetensors(path.read_bytes())
-        with torch.serialization.safe_globals(_STAND_INS):
+        with torch.serialization.safe_globals([*_STAND_INS]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; give a checkpoint of {taken}") from error
