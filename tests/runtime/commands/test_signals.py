@@ -40,8 +40,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_a_folder_run_ends_in_order_while_it_starts_and_later(
     tmp_path: Path, number: signal.Signals, delay: float
 ) -> None:
-    pictures(tmp_path / "in", [f"{i}.png" for i in range(400)])
-    write_image(tmp_path / "in" / "000.png", np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8))
+    pictures(tmp_path / "in", [f"{i}.png" for i in range(20)])
+    large = tmp_path / "in" / "large.png"
+    write_image(large, np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8))
+    for i in range(200):  # whatever the machine, the run is not over before the signal comes
+        os.link(large, large.with_name(f"large{i}.png"))
     process = start(tmp_path, "encode", "in", "-o", "out", "--bundle", str(BUNDLE), "--jobs", "2")
     time.sleep(delay)
     workers = children(process.pid)
