@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.process import OURS, PYTHON, THEIRS, measure, spend, write_files
+from benchmarks.process import OURS, PYTHON, THEIRS, measure, write_files
+from benchmarks.spending import spend
 from ugicm import Codec
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.pictures import generated_image
@@ -30,3 +32,8 @@ def test_each_process_writes_its_picture(tmp_path: Path) -> None:
 def test_a_process_that_fails_is_no_figure() -> None:
     with pytest.raises(SystemExit, match="exit status 3"):
         spend([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_a_process_tells_its_memory() -> None:
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert spend([sys.executable, "-c", f"b'x' * {held + 100_000_000}"]).peak_mb > (held + 100_000_000) / 1e6
