@@ -31,8 +31,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from ugicm.runtime import bitstream
-from ugicm.runtime.bitstream import ALPHA, HEADER_BYTES, MAGIC, Bitstream, read_header
+from ugicm.runtime import additions, bitstream
+from ugicm.runtime.additions import ALPHA
+from ugicm.runtime.bitstream import HEADER_BYTES, MAGIC, Bitstream, read_header
 from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.commands.decode import parse_condition
 from ugicm.runtime.errors import ConditionError, CorruptFileError, ImageError, UgicError
@@ -74,7 +75,7 @@ class UgicImageFile(ImageFile.ImageFile):
         self.info["bpp"] = 8 * length / (header.width * header.height)
         self.info["codec_id"] = header.codec_id.hex()
         self.info["quality"] = header.quality
-        for key, kind in (("icc_profile", bitstream.ICC_PROFILE), ("exif", bitstream.EXIF), ("xmp", bitstream.XMP)):
+        for key, kind in (("icc_profile", additions.ICC_PROFILE), ("exif", additions.EXIF), ("xmp", additions.XMP)):
             if kind in held:
                 self.info[key] = held[kind]
         self._waits = True

@@ -35,6 +35,7 @@ from ugicm.export.state import state_of
 from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.latents import sparse_symbols
 from ugicm.runtime.measures.pictures import generated_image
@@ -144,7 +145,7 @@ def coders(fast: Codec) -> dict[str, dict[str, Work]]:
     tables = fast.bundle.y_tables
     symbols = np.where(tables.lengths[rows] > 0, symbols, 0).astype(np.int32)
     count = -(-symbols.size // SYMBOLS_A_SUBSTREAM)
-    streams = range_coder.encode(symbols, rows, tables, count)
+    streams = range_encoder.encode(symbols, rows, tables, count)
     scales = compressai_module("models.google").get_scale_table()
     conditional = compressai_module("entropy_models").GaussianConditional(None)
     conditional.update_scale_table(scales, force=True)
@@ -160,7 +161,7 @@ def coders(fast: Codec) -> dict[str, dict[str, Work]]:
         },
         "entropy encode, 491,520 sparse symbols": {
             "CompressAI": lambda: conditional.compress(values, indexes),
-            "here": lambda: range_coder.encode(symbols, rows, tables, count),
+            "here": lambda: range_encoder.encode(symbols, rows, tables, count),
         },
     }
 

@@ -29,6 +29,7 @@ from ugicm.calibration.exact.integer import FloatLayer, Settings, float_run, mak
 from ugicm.calibration.exact.ranges import default_scales, excess_bits, prior_samples
 from ugicm.models.entropy import bottleneck_probabilities
 from ugicm.models.ugicm import STRIDE, UGICM
+from ugicm.runtime import exact_reference
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.training.checkpoint import rebuild
 from ugicm.training.data import image_files, read_rgb
@@ -104,7 +105,7 @@ def measure(model: UGICM, coded: Sequence[Coded], networks: dict[str, ExactNetwo
             base += symbol_bits(model, c.y, index, means)
             pixels += c.pixels
             for name, network in networks.items():
-                integer_index, integers = network.run(c.z)
+                integer_index, integers = exact_reference.run(network, c.z)
                 if integers is None:
                     raise ValueError("the hyper-synthesis has no means")
                 integer_means = integers * 2.0**-network.mean_fraction_bits

@@ -21,8 +21,7 @@ from ugicm.calibration.exact.emit import to_onnx
 from ugicm.export.graphs import export_graph
 from ugicm.export.source import GraphSource
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.training.checkpoint import rebuild
 
 

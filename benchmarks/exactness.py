@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ugicm import Codec
+from ugicm.runtime import exact_reference
 from ugicm.runtime.admission import graph_runner
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime, providers
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
+from ugicm.runtime.encoder import analysis
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.images import read_image
 
@@ -105,7 +106,7 @@ def bundle_reference(network: ExactNetwork) -> Runner:
     unit = np.float32(2.0**-network.mean_fraction_bits)
 
     def run(z: np.ndarray) -> Outputs:
-        index, means = network.run(z)
+        index, means = exact_reference.run(network, z)
         return index, None if means is None else means.astype(np.float32) * unit
 
     return run
@@ -117,7 +118,7 @@ def real_z(codec: Codec, folder: Path) -> list[np.ndarray]:
     for path in sorted(folder.glob("*.png")):
         image = read_image(path)
         for quality in range(1, codec.qualities + 1):
-            ((_, z),) = codec.networks.analysed([image], quality)
+            ((_, z),) = analysis.analysed(codec.networks, [image], quality)
             out.append(z)
     return out
 

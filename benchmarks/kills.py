@@ -24,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT
 
 SIDES = (8, 65)  # of the pictures, pixels
 

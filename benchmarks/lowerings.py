@@ -27,8 +27,7 @@ from ugicm.export.source import GraphSource, ImageOutput
 from ugicm.models.entropy import gdn
 from ugicm.models.fast import Block
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 
 Run = Callable[[], np.ndarray]
 

@@ -30,6 +30,7 @@ from ugicm import Codec
 from ugicm.export.checkpoint import load
 from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
+from ugicm.runtime.encoder import analysis
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.metrics import psnr
 from ugicm.runtime.tables import TOTAL, Tables
@@ -100,14 +101,19 @@ def compare(checkpoint: Path, files: list[Path]) -> dict[str, Any]:
 
 
 def _one(model: Any, codec: Codec, image: np.ndarray) -> dict[str, float]:
-    x: Tensor = torch.from_numpy(codec.networks.padded([image])[0].copy()).permute(2, 0, 1)[None].float() / 255
+    x: Tensor = (
+        torch.from_numpy(analysis.padded([image], codec.bundle.manifest.stride)[0].copy())
+        .permute(2, 0, 1)[None]
+        .float()
+        / 255
+    )
     data = codec.encode(image)
     found = codec.decode(data)
     expected = torch.round(model(x)["x_hat"].clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy().astype(np.uint8)
     expected = expected[: image.shape[0], : image.shape[1]]
-    ((y, z),) = codec.networks.analysed([image], 1)
+    ((y, z),) = analysis.analysed(codec.networks, [image], 1)
     rows, mean = codec.networks.scales_and_means(z)
-    symbols = codec.networks.symbols(y, rows, mean)
+    symbols = analysis.symbols_of(codec.networks, y, rows, mean)
     medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
     scales = model.h_s(torch.from_numpy(z) + medians)
     scales = scales.chunk(2, 1)[0] if codec.bundle.manifest.architecture == "mbt2018-mean" else scales

@@ -32,8 +32,8 @@ from ugicm.export.source import Source
 from ugicm.export.staged_source import golden_stages, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
 from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
+from ugicm.runtime.additions import MIN_BAND_BITS
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bitstream import MIN_BAND_BITS
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.graphs.views import view_weights

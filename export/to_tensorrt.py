@@ -35,8 +35,7 @@ from ugicm.runtime.backends.gpu.engines import (
     default_root,
 )
 from ugicm.runtime.backends.gpu.tensorrt import capability_here
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.errors import BackendError, UgicError, UsageError
 from ugicm.runtime.files.output import write_atomically
 

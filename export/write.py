@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ugicm.runtime import exact_reference
 from ugicm.runtime.bundle import codec_id
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.whole_folder import replace_folder
@@ -51,7 +52,7 @@ def golden_vectors(exact: ExactNetwork, z_probabilities: np.ndarray) -> dict[str
     inputs.append(rng.choice([-limit, limit], shape))
     for i, z in enumerate(inputs):
         z = np.clip(z, -limit, limit).astype(np.int16)
-        scale_index, means = exact.run(z.astype(np.int32))
+        scale_index, means = exact_reference.run(exact, z.astype(np.int32))
         arrays[f"z{i}"] = z
         arrays[f"scale_index{i}"] = scale_index
         if means is not None:

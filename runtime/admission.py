@@ -10,7 +10,6 @@ import numpy as np
 from ugicm.runtime.backends import Backend
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError, BundleError
-from ugicm.runtime.exact import ExactNetwork
 
 log = logging.getLogger("ugicm")
 
@@ -26,17 +25,6 @@ def graph_runner(bundle: Bundle, backend: Backend, graph: str = "h_s") -> Exact:
     def runner(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         outputs = run({entry.inputs[0]: z.astype(np.float32)})
         return np.asarray(outputs[0]), outputs[1] if len(outputs) > 1 else None  # means may stay on a device
-
-    return runner
-
-
-def reference_runner(network: ExactNetwork) -> Exact:
-    """The integers themselves, in numpy: slower, and exact on any machine."""
-    unit = np.float32(2.0**-network.mean_fraction_bits)
-
-    def runner(z: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        scale_index, means = network.run(z)
-        return scale_index, None if means is None else means.astype(np.float32) * unit
 
     return runner
 
@@ -86,4 +74,6 @@ def admitted_runner(bundle: Bundle, backend: Backend) -> Exact:
     except BackendError as error:
         reason = str(error)
     log.warning("%s is not admitted for the exact path (%s); it runs on the reference", backend.name, reason)
+    from ugicm.runtime.exact_reference import reference_runner
+
     return reference_runner(bundle.exact)

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +23,13 @@ from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, short
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.weights import graph_weights
-from ugicm.runtime.schedule import Schedule
 from ugicm.runtime.tables import Tables
 
+if TYPE_CHECKING:
+    from ugicm.runtime.schedule import Schedule
+
+SHIPPED = Path(__file__).parent / "shipped"
+DEFAULT = SHIPPED / "ugicm-fast"
 LARGEST_BUNDLE = 2**30  # bytes of all files
 LARGEST_ARRAYS = 2**28  # of one file, unpacked
 

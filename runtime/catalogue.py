@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ugicm.runtime.bundle import SHIPPED
 from ugicm.runtime.errors import BundleError, CodecMismatchError, VersionError
 from ugicm.runtime.manifest import MANIFEST, read_manifest
 
-SHIPPED = Path(__file__).parent / "shipped"
-DEFAULT = SHIPPED / "ugicm-fast"
 VARIABLE = "UGICM_BUNDLES"
 
 

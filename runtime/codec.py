@@ -15,8 +15,7 @@ import numpy as np
 
 from ugicm.runtime import flow, range_coder
 from ugicm.runtime.backends import Backend, open_backend
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT, find_bundle
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.conditions import condition_vectors
 from ugicm.runtime.errors import BackendError, QualityError, UsageError
 from ugicm.runtime.graphs.run import Networks
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ugicm.runtime.many.pipeline import Outcome, Source
     from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
-__all__ = ["Codec", "find_bundle"]
+__all__ = ["Codec"]
 
 
 class Codec:
@@ -119,7 +118,9 @@ class Codec:
             QualityError: out of range.
             PartError: a bundle of the decoder only.
         """
-        return self._answered(flow.encoding(self.bundle, image, self.quality(quality)))
+        from ugicm.runtime.encoder.flow import encoding
+
+        return self._answered(encoding(self.bundle, image, self.quality(quality)))
 
     def decode(
         self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None
@@ -204,7 +205,7 @@ class Codec:
             if not isinstance(request, flow.Run):
                 return self._coded(request)
             before = time.perf_counter()
-            result = getattr(self.networks, request.work)([request.argument], *request.options)[0]
+            result = request.work(self.networks, [request.argument], *request.options)[0]
             running += time.perf_counter() - before
             return result
 
@@ -220,7 +221,9 @@ class Codec:
             symbols = request.symbols.ravel()
             if parallel is not None:
                 return parallel.encode(symbols, rows, request.count)
-            return range_coder.encode(symbols, rows, tables, request.count)
+            from ugicm.runtime.encoder import range_encoder
+
+            return range_encoder.encode(symbols, rows, tables, request.count)
         if parallel is not None:
             found = parallel.decode(request.streams, rows, request.name)
         else:

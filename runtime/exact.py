@@ -120,37 +120,6 @@ class ExactLayer:
         bottom = positive @ below + negative @ above + np.minimum(bias, 0)
         return np.maximum(top, -bottom)
 
-    def accumulate(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The convolution and bias: (N, I, h, w) to (N, O, h, w), integers in float64, exact below 2^53."""
-        n, _, h, w = x.shape
-        size = self.weight.shape[2]
-        padded = np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
-        taps = np.ascontiguousarray(self.weight.transpose(2, 3, 0, 1), np.float64)  # a matrix a tap, for BLAS
-        acc = np.zeros((n, taps.shape[2], h * w))
-        for i in range(size):
-            for j in range(size):
-                acc += taps[i, j] @ padded[:, :, i : i + h, j : j + w].reshape(n, -1, h * w)
-        return acc.reshape(n, -1, h, w) + self.bias[:, None, None]
-
-    def run(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The whole layer: (N, I, h, w) to (N, outputs, upsample*h, upsample*w), integers in float64."""
-        return self.requantise(self.accumulate(x))
-
-    def requantise(self, accumulated: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What follows the convolution: (N, O, h, w) accumulators to the layer's output."""
-        scaled = accumulated * np.exp2(-self.shift.astype(np.float64))[:, None, None]
-        v = np.clip(np.rint(scaled), self.low[:, None, None], self.high[:, None, None])
-        if self.table is not None:
-            v = self.table[v.astype(np.int64) - int(self.low[0])].astype(np.float64)
-        return pixel_shuffle(v, self.upsample)
-
-
-def pixel_shuffle(x: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """(N, factor^2 C, h, w) to (N, C, factor*h, factor*w), in the order of ONNX DepthToSpace "CRD"."""
-    n, c, h, w = x.shape
-    x = x.reshape(n, c // factor**2, factor, factor, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(n, c // factor**2, h * factor, w * factor)
-
 
 @dataclass(frozen=True)
 class ExactNetwork:
@@ -220,32 +189,6 @@ class ExactNetwork:
             LayerBound(f"h_s/conv{i}", int(layer.accumulator_bounds(low, high).max()))
             for i, (layer, (low, high)) in enumerate(zip(self.layers, self.input_ranges(), strict=True))
         ]
-
-    def run(self, z: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.int32] | None]:
-        """Scale indexes and means of `y`.
-
-        Args:
-            z: integers (N, z_channels, h, w), centred (the symbols as coded), within the input limit.
-
-        Returns:
-            uint8 (N, M, H, W) scale indexes, and int32 (N, M, H, W) means in units of 2^-mean_fraction_bits
-            or None; H and W are h and w times the product of the layers' upsampling.
-
-        Raises:
-            ValueError: a wrong shape, or values outside the input limit.
-        """
-        if z.ndim != 4 or z.shape[1] != self.z_channels:
-            raise ValueError(f"z has shape {z.shape}, not (N, {self.z_channels}, h, w)")
-        if z.size and (z.max() > self.input_limit or z.min() < -self.input_limit):
-            raise ValueError(f"z leaves [-{self.input_limit}, {self.input_limit}]")
-        x = z.astype(np.float64)
-        if self.ones:
-            x = np.concatenate([x, np.full_like(x[:, :1], self.ones)], 1)
-        for layer in self.layers:
-            x = layer.run(x)
-        scales, means = x[:, : self.scale_channels], x[:, self.scale_channels :]
-        index = scales.astype(np.uint8) if self.scale_table is None else self.scale_table[scales.astype(np.int64)]
-        return index, means.astype(np.int32) if self.mean_channels else None
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """What a bundle stores; `from_arrays` reads it back."""

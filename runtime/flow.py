@@ -3,9 +3,8 @@
 Coding alternates between networks and the range coder. A flow yields a `Run`, a `Read` or a `Write`, is sent the
 answer, and returns what was coded in the end. `Codec` answers one flow in a loop; `many.pipeline` answers those of many
 files at once, networks in one thread and the range coder in processes. A codec that decodes in twenty stages asks the
-same questions twenty times.
+same questions twenty times. Here is decoding; encoding stands in `encoder.flow`.
 
-encode: image → `g_a` → y → `h_a` → z → exact path → rows, means → context → symbols → range coder → bitstream
 decode: bitstream → z → exact path → rows, means → symbols → context → y_hat → `g_s` → image
 """
 
@@ -22,24 +21,27 @@ from ugicm.runtime import bitstream
 from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import CodecMismatchError, CorruptFileError, DesynchronisedError
-from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, check_image, least_bits, padded_size, z_rows
+from ugicm.runtime.graphs.run import Networks
+from ugicm.runtime.symbols import least_bits, padded_size, z_rows
 
 Answer = TypeVar("Answer")
+Work = Callable[..., Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Asks the networks: `Networks.work([argument], *options)[0]`, alone or with arguments of the same kind.
+    """Asks the networks: `work(networks, [argument], *options)[0]`, alone or with arguments of the same kind.
 
     Attributes:
-        work: the name of a method of `graphs.run.Networks` that takes a list of arguments and gives a list of results.
+        work: a method of `graphs.run.Networks`, or a function of them, that takes a list of arguments and gives a list
+            of results.
         argument: of this file.
         options: what those of one kind share.
         kind: equal for arguments that may run together; other files', too.
         size: (height, width) in pixels of the padded image, which bounds how many may run together.
     """
 
-    work: str
+    work: Work
     argument: Any
     options: tuple[Any, ...]
     kind: object
@@ -89,37 +91,6 @@ def drive(flow: Flow[Answer], answer: Callable[[Request], Any]) -> Answer:
         value = answer(request)
 
 
-def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
-    """An (H, W, 3) uint8 image to the bytes of a .ugic file of a legal quality.
-
-    Raises:
-        ImageError: not such an array.
-    """
-    height, width = check_image(image)
-    size = padded_size(height, width, bundle.manifest.stride)
-
-    def run(work: str, argument: Any, *options: Any, kind: object = None) -> Run:
-        return Run(work, argument, options, (work, size, quality, kind), size)
-
-    y, z = yield run("analysed", image, quality)
-    guard = None
-    if bundle.manifest.schedule is not None:
-        from ugicm.runtime import staged
-
-        symbols, y_stream, guard = yield from staged.encode(bundle, np.asarray(y), z, _stages(run))
-        y_streams = [y_stream]
-    else:
-        rows, mean = yield run("scaled", z)
-        symbols = yield run("quantised", (y, rows, mean))
-        del y, mean  # large
-        y_streams = yield Write("y", symbols, rows, max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM)))
-    (z_stream,) = yield Write("z", z, z_rows(z.shape), 1)
-    checksum = bitstream.symbol_checksum(z, symbols)
-    return bitstream.pack(
-        Bitstream(bundle.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum, guard)
-    )
-
-
 def decoding(
     bundle: Bundle, data: bytes, name: str, vectors: Sequence[np.ndarray | None], device: str | None
 ) -> Flow[list[np.ndarray]]:
@@ -131,35 +102,38 @@ def decoding(
     stream = parse(bundle, data, name)
     size = padded_size(stream.height, stream.width, bundle.manifest.stride)
 
-    def run(work: str, argument: Any, *options: Any, kind: object = None) -> Run:
-        return Run(work, argument, options, (work, size, stream.quality, kind), size)
-
+    run = asking(size, stream.quality)
     z = yield from hyper_latents(bundle, stream, name)
     if stream.guard is not None:
         from ugicm.runtime import staged
+        from ugicm.runtime.graphs import stages
 
-        latents = yield from staged.decode(bundle, z, stream.y[0], stream.guard, name, _stages(run))
+        latents = yield from staged.decode(bundle, z, stream.y[0], stream.guard, name, stages.asking(run))
         symbols, y_hat = latents.symbols, latents.y_hat
     else:
-        rows, mean = yield run("scaled", z)
+        rows, mean = yield run(Networks.scaled, z)
         symbols = yield Read("y", stream.y, rows, name)
     if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
         raise DesynchronisedError(
             f"{name}: intact, but its symbols are not those that were encoded; check this machine with ugicm verify"
         )
     if stream.guard is None:
-        y_hat = yield run("reconstructed", (symbols, mean))
+        y_hat = yield run(Networks.reconstructed, (symbols, mean))
         del rows, mean
     del symbols  # large
     images: list[np.ndarray] = yield run(
-        "synthesised", (y_hat, stream.height, stream.width), stream.quality, vectors, device
+        Networks.synthesised, (y_hat, stream.height, stream.width), stream.quality, vectors, device
     )
     return images
 
 
-def _stages(run: Callable[..., Run]) -> Callable[[str, dict[str, np.ndarray]], Run]:
-    """Asks for the outputs of a graph of a stage; files at one stage may run it together."""
-    return lambda graph, inputs: run("staged", inputs, graph, kind=graph)
+def asking(size: tuple[int, int], quality: int) -> Callable[..., Run]:
+    """Makes a file's requests to the networks, of one size and quality: of the work, its argument and its options."""
+
+    def run(work: Work, argument: Any, *options: Any, kind: object = None) -> Run:
+        return Run(work, argument, options, (work, size, quality, kind), size)
+
+    return run
 
 
 def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarray]:

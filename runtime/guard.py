@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ugicm.runtime.bitstream import MIN_BLOCK, Guard
+from ugicm.runtime.additions import MIN_BLOCK, Guard
 from ugicm.runtime.errors import BackendError, CorruptFileError
 from ugicm.runtime.tables import Rows
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ugicm.runtime.errors import BundleError, VersionError
-from ugicm.runtime.schedule import Schedule
+
+if TYPE_CHECKING:
+    from ugicm.runtime.schedule import Schedule
 
 FORMAT = 2
 """What export writes."""
@@ -150,6 +152,8 @@ class Manifest:
             }
             values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
             if values.get("schedule") is not None:
+                from ugicm.runtime.schedule import Schedule
+
                 values["schedule"] = Schedule.from_json(values["schedule"], int(values["latent_channels"]))
             values["views"] = tuple(Join.of(join) for join in values.get("views", ()))
             if any(entry.bytes < 0 for entry in values["files"].values()):

@@ -13,25 +13,12 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from ugicm.runtime.bitstream import read_varint, write_varint
 from ugicm.runtime.errors import CorruptFileError, TruncatedError
+from ugicm.runtime.fields import read_varint
 from ugicm.runtime.tables import Rows, Tables
 
 _WORD = 4  # bytes of a range coder word
 _BLOCK = 8192  # symbols that are counted at once
-
-
-def encode(symbols: NDArray[np.int32], rows: Rows, tables: Tables, substreams: int = 1) -> list[bytes]:
-    """Code `symbols` (1-D int32, any values), each by its table row (`rows`, 1-D uint8 or uint16).
-
-    Returns `substreams` byte strings, to be decoded by `decode` with the same rows and tables.
-    Raises ValueError for a non-zero symbol in a skipped row and for arguments of the wrong kind.
-    """
-    if symbols.dtype != np.int32 or symbols.ndim != 1 or symbols.shape != rows.shape:
-        raise ValueError(f"need as many int32 symbols as rows, got {symbols.dtype} {symbols.shape} and {rows.shape}")
-    if substreams < 1:
-        raise ValueError(f"{substreams} substreams; at least 1 is needed")
-    return [encode_substream(symbols[part], rows[part], tables) for part in parts(rows, tables, substreams)]
 
 
 def decode(streams: Sequence[bytes], rows: Rows, tables: Tables, name: str = "<bytes>") -> NDArray[np.int32]:
@@ -97,7 +84,7 @@ def _positions(mask: NDArray[np.bool_], ordinals: list[int], total: int) -> list
     return out
 
 
-def _grouped(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], list[int]]:
+def grouped_rows(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], list[int]]:
     """The coding order of a part: row ascending, stable. NumPy sorts by radix, one counting pass for uint8.
 
     Returns:
@@ -125,64 +112,11 @@ def _grouped(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.i
     return order, used + skipped, counts[used], ends[used].tolist()
 
 
-def encode_substream(symbols: NDArray[np.int32], rows: Rows, tables: Tables) -> bytes:
-    """One substream: see `encode`."""
-    encoder = SubstreamEncoder(tables)
-    encoder.symbols(symbols, rows)
-    return encoder.finish()
-
-
 def decode_substream(stream: bytes, rows: Rows, tables: Tables, out: NDArray[np.int32], where: str) -> None:
     """Decode one substream's symbols into `out` (scan order, zeros before). `where` begins the message of an error."""
     decoder = SubstreamDecoder(stream, tables, where)
     decoder.symbols(rows, out)
     decoder.finish()
-
-
-class SubstreamEncoder:
-    """Writes one substream, all at once or a stage at a time: the range coder's state goes on from stage to stage."""
-
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-        self._encoder = constriction.stream.queue.RangeEncoder()
-        self._escapes: list[bytes] = []
-        self._coded = False
-
-    def entries(self, entries: NDArray[np.int32], model: Any) -> None:
-        """Code entries of a row of two or more that are none of the tables'."""
-        self._encoder.encode(entries, model)
-        self._coded = self._coded or entries.size > 0
-
-    def symbols(self, symbols: NDArray[np.int32], rows: Rows) -> None:
-        """Code 1-D int32 symbols by their rows. Raises ValueError for a symbol of a skipped row that is not zero."""
-        tables = self._tables
-        order, used, counts, ends = _grouped(rows, tables)
-        grouped = symbols[order]
-        if order.size < rows.size and np.count_nonzero(grouped) != np.count_nonzero(symbols):
-            raise ValueError("a symbol of a skipped row is not zero")
-        limits = np.repeat(tables.limits[used], counts)
-        # Modulo 2**32 a symbol below the row's offset becomes a large index: one comparison finds both tails.
-        indexes = (grouped - np.repeat(tables.starts[used], counts)).view(np.uint32)
-        outside = indexes >= limits.view(np.uint32)
-        if outside.any():
-            self._escapes.append(_pack_escapes(grouped[outside]))
-        entries = np.minimum(indexes, limits.view(np.uint32)).view(np.int32)
-        start = 0
-        for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
-            if limit > 0:
-                self._encoder.encode(entries[start:end], tables.encoder_model(row))
-            elif limit < 0 and entries[start:end].any():
-                raise ValueError("a symbol of a skipped row is not zero")
-            self._coded = self._coded or limit >= 0
-            start = end
-
-    def finish(self) -> bytes:
-        """The substream; empty if nothing was coded."""
-        if not self._coded:
-            return b""
-        section = b"".join(self._escapes)
-        words: bytes = self._encoder.get_compressed().astype("<u4").tobytes()
-        return write_varint(len(section)) + section + words
 
 
 class SubstreamDecoder:
@@ -218,7 +152,7 @@ class SubstreamDecoder:
     def symbols(self, rows: Rows, out: NDArray[np.int32]) -> None:
         """Decode the symbols of these rows into `out` (zeros before), 1-D int32 of as many."""
         tables = self._tables
-        order, used, counts, ends = _grouped(rows, tables)
+        order, used, counts, ends = grouped_rows(rows, tables)
         if not np.any(tables.lengths[used]):
             return
         data, stops, _, _ = self._parts
@@ -273,17 +207,6 @@ def _split(stream: bytes, where: str) -> tuple[bytes, NDArray[np.uint32]]:
         _fail(where, "does not end on a whole word")
     # A copy, since bytes at an odd offset are no aligned uint32 array.
     return stream[start:stop], np.frombuffer(stream, "<u4", offset=stop).astype(np.uint32)
-
-
-def _pack_escapes(values: NDArray[np.int32]) -> bytes:
-    """The values' zigzag forms (0, -1, 1, -2, … become 0, 1, 2, 3, …) as concatenated LEB128 varints."""
-    zigzag = ((values << 1) ^ (values >> 31)).view(np.uint32)
-    shifts = np.arange(0, 35, 7, dtype=np.uint64)
-    septets = (zigzag[:, None].astype(np.uint64) >> shifts) & np.uint64(0x7F)
-    more = (zigzag[:, None].astype(np.uint64) >> (shifts + np.uint64(7))) > 0
-    kept = np.concatenate([np.ones((values.size, 1), bool), more[:, :-1]], axis=1)
-    packed: bytes = (septets | (more * np.uint64(0x80)))[kept].astype(np.uint8).tobytes()
-    return packed
 
 
 def _unpack_escapes(data: NDArray[np.uint8], stops: NDArray[np.intp], where: str) -> NDArray[np.uint32]:

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ugicm.runtime.bitstream import Guard
+from ugicm.runtime.additions import Guard
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.encoder.rounding import quantise
 from ugicm.runtime.errors import BundleError
 from ugicm.runtime.guard import CrowdedError, Rounding, halved
 from ugicm.runtime.schedule import POSITIONS, Stage
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
-from ugicm.runtime.symbols import checkerboard, quantise
+from ugicm.runtime.symbols import checkerboard
 
 Asks = Generator[Any, Any, Any]
 Run = Callable[[str, dict[str, np.ndarray]], Any]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ugicm.runtime.encoder.range_encoder import SubstreamEncoder
 from ugicm.runtime.guard import SHIFTS
-from ugicm.runtime.range_coder import SubstreamDecoder, SubstreamEncoder, damaged
+from ugicm.runtime.range_coder import SubstreamDecoder, damaged
 from ugicm.runtime.tables import TOTAL, Rows, Tables
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests import house
 
 LONGEST = 400  # lines of a file
-HEART = 3800  # lines of ours that decoding a file on a CPU imports; it may shrink
+HEART = 2930  # lines of ours that decoding a file on a CPU imports; it may shrink
 ALLOWED = {
     "_asdict": "public, of a named tuple",
     "_exit": "public, of os",

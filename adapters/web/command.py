@@ -11,8 +11,7 @@ from pathlib import Path
 from ugicm.adapters.web.library import PACKAGE, Library, at_cdn, found, installed
 from ugicm.adapters.web.serve import ADDRESS, server
 from ugicm.adapters.web.site import read_examples, site_files, write_site
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.commands.cli import Parser, printable, run
 from ugicm.runtime.errors import UsageError
 

@@ -27,8 +27,7 @@ from benchmarks.gpu.files import whole
 from benchmarks.gpu.networks import networks
 from benchmarks.gpu.rows import Bench, report
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.processes.cpus import processors
 
 SIZES = {"768×512": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}

@@ -9,11 +9,12 @@ import numpy as np
 
 from benchmarks.gpu.backends import cuda_exact, open_gpu
 from benchmarks.gpu.rows import Bench
-from ugicm.runtime.admission import Exact, graph_runner, reference_runner
+from ugicm.runtime.admission import Exact, graph_runner
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.exact_reference import reference_runner
 
 
 def exactness(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> None:

@@ -24,6 +24,7 @@ from ugicm.calibration.exact.layers import (
 )
 from ugicm.calibration.exact.ranges import Float, excess_bits
 from ugicm.calibration.exact.settings import Settings
+from ugicm.runtime import exact_reference
 from ugicm.runtime.exact import ExactLayer, ExactNetwork
 
 __all__ = ["HEADROOMS", "CalibrationError", "FloatLayer", "Settings", "float_run", "make_integer"]
@@ -160,11 +161,13 @@ class _Builder:
         layer = self.inputs.layer
         for i, mean in enumerate(self.seen.means):
             made, factor = self._layer(i, layer, ends, headrooms)
-            made, accumulated = correct_bias(made, made.accumulate(x), mean * factor, ends, self.settings.limit)
+            made, accumulated = correct_bias(
+                made, exact_reference.accumulate(made, x), mean * factor, ends, self.settings.limit
+            )
             if i + 1 < len(self.layers):
                 layer = self.layers[i + 1].reading(factor[:: layer.upsample**2])
             done.append(made)
-            x, ends = made.requantise(accumulated), made.output_range()
+            x, ends = exact_reference.requantise(made, accumulated), made.output_range()
         return tuple(done), x
 
     def _layer(

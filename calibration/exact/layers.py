@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ugicm.calibration.exact.ranges import Float
-from ugicm.runtime.exact import ExactLayer, pixel_shuffle
+from ugicm.runtime.exact import ExactLayer
+from ugicm.runtime.exact_reference import pixel_shuffle
 
 _LARGEST_SHIFT = 24
 _SPARE_BITS = 3  # what a channel's weights may give up so that its accumulator stays below the limit

@@ -16,8 +16,8 @@ from typing import Any
 from ugicm import __version__
 from ugicm.runtime.admission import graph_runner, reproduces
 from ugicm.runtime.backends import NAMES, open_backend
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT, known_bundles
+from ugicm.runtime.bundle import DEFAULT, Bundle
+from ugicm.runtime.catalogue import known_bundles
 from ugicm.runtime.commands.cli import Parser, printable, run
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.processes.cpus import processors

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ugicm.runtime import bitstream
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT, find_bundle
+from ugicm.runtime.bundle import DEFAULT, Bundle
+from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
 from ugicm.runtime.errors import CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT

@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ugicm.runtime.admission import graph_runner, reference_runner, reproduces
+from ugicm.runtime.admission import graph_runner, reproduces
 from ugicm.runtime.backends import Backend, Graph, open_backend
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime, providers
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.commands.cli import Parser, run
 from ugicm.runtime.errors import BackendError, BundleError
+from ugicm.runtime.exact_reference import reference_runner
 from ugicm.runtime.stage_admission import SHARE, deviation
 
 

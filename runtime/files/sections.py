@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ugicm.runtime import bitstream
-from ugicm.runtime.bitstream import ALPHA, EXIF, ICC_PROFILE, XMP, Bitstream, Section
+from ugicm.runtime.additions import ALPHA, EXIF, ICC_PROFILE, XMP, Section
+from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import CorruptFileError
 from ugicm.runtime.files.metadata import bare
 from ugicm.runtime.files.picture import Picture, open_header
@@ -39,7 +41,7 @@ class Extras:
 def attach(data: bytes, picture: Picture) -> bytes:
     """The .ugic file `data` with what a picture carries besides its pixels; the same bytes where that is nothing."""
     sections = sections_of(picture)
-    return bitstream.pack(dataclasses.replace(bitstream.parse(data), sections=sections)) if sections else data
+    return container.pack(dataclasses.replace(bitstream.parse(data), sections=sections)) if sections else data
 
 
 def sections_of(picture: Picture) -> tuple[Section, ...]:
@@ -66,7 +68,7 @@ def sizes(stream: Bitstream) -> dict[str, int]:
     """Bytes of each section, by its name in words, type and length included."""
 
     def bytes_of(section: Section) -> int:
-        head = len(bitstream.write_varint(section.type)) + len(bitstream.write_varint(len(section.data)))
+        head = len(container.write_varint(section.type)) + len(container.write_varint(len(section.data)))
         return head + len(section.data)
 
     return {NAMES.get(s.type, f"section {s.type}"): bytes_of(s) for s in stream.sections}

@@ -16,14 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ugicm.runtime.exact import ExactNetwork
-from ugicm.runtime.manifest import Manifest
-
-TILE_WORK = 16e9
-"""Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
-LARGEST_TILE = 8e6  # pixels
-UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
-TILED = ("g_a", "h_a", "h_s_mean", "context")
-"""Graphs that `Tiler.run` runs; the exact path and the synthesis have methods of their own."""
+from ugicm.runtime.graphs.area import Area, Grid
 
 Run = Callable[[str, dict[str, np.ndarray]], np.ndarray]
 """A graph's name and its inputs to its single output."""
@@ -137,73 +130,36 @@ def measured_reach(
     return None
 
 
-class Grid(NamedTuple):
-    """How the arrays of a graph lie on its units.
-
-    Attributes:
-        work: whose count of multiplications in the manifest is the graph's.
-        unit: pixels of the image, a side.
-        inputs: positions a unit of each input that has rows and columns.
-        output: positions a unit of the output.
-    """
-
-    work: str
-    unit: int
-    inputs: dict[str, int]
-    output: int
-
-
 class Tiler:
-    """Runs the transforms of a codec: whole where the image is small, else in tiles.
+    """Runs the transforms of a codec on arrays that are too large for one piece.
 
     Args:
-        manifest: of the bundle.
+        area: how large a piece may be.
         run: runs a graph whole.
-        work: multiplications that a tile may take.
-        largest: pixels that it may have, where the work alone would allow more.
     """
 
-    def __init__(self, manifest: Manifest, run: Run, work: float = TILE_WORK, largest: float = LARGEST_TILE) -> None:
-        self.work = work
-        self.largest = largest
+    def __init__(self, area: Area, run: Run) -> None:
+        self._area = area
         self._run = run
         self._reaches: dict[str, int | None] = {}
-        fine, coarse = manifest.latent_stride, manifest.stride
-        ratio = coarse // fine
-        self._grids = {
-            "g_a": Grid("g_a", fine, {"image": fine}, 1),
-            "h_a": Grid("h_a", coarse, {"y": ratio}, 1),
-            "h_s": Grid("h_s", coarse, {"z": 1}, ratio),
-            "h_s_mean": Grid("h_s", coarse, {"z": 1}, ratio),
-            "context": Grid("context", fine, {"symbols": 1, "mean": 1, "anchor": 1}, 1),
-            "g_s": Grid("g_s", fine, {"y_hat": 1}, fine),
-        }
-        told = manifest.model.get("kmac_per_pixel")
-        self._kmac = told if isinstance(told, dict) else {}
 
     def run(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """The output of `g_a`, `h_a`, `h_s_mean` or `context`."""
-        grid = self._grids[graph]
-        name, n = next(iter(grid.inputs.items()))
-        spatial = slice(1, 3) if name == "image" else slice(2, 4)
-        height, width = (length // n for length in inputs[name].shape[spatial])
-        if self._fits(grid, height, width):
-            return self._run(graph, inputs)
+        grid = self._area.grids[graph]
+        height, width = self._area.size(graph, inputs)
 
         def compute(tile: Tile) -> list[np.ndarray]:
             cuts = {name: cut(inputs[name], tile, n, name == "image") for name, n in grid.inputs.items()}
             return [self._run(graph, {**inputs, **cuts})]
 
         reach = self._reach(graph, _sampler(grid, inputs), grid.inputs)
-        return self._assemble(grid, height, width, reach, compute)[0]
+        return self._assemble(graph, height, width, reach, compute)[0]
 
     def latents(self, arrays: dict[str, np.ndarray], compute: Callable[..., np.ndarray], context: bool) -> np.ndarray:
         """What `compute` makes of arrays as fine as `y`, given by name; with `context` it runs that graph on them."""
-        grid = self._grids["context"]
+        grid = self._area.grids["context"]
         first = next(iter(arrays.values()))
         height, width = first.shape[2:]
-        if self._fits(grid, height, width):
-            return compute(**arrays)
         reach: int | None = 0
         if context:
             inputs = {"symbols": first, "mean": first, "anchor": first[:, :1]}
@@ -212,22 +168,19 @@ class Tiler:
         def part(tile: Tile) -> list[np.ndarray]:
             return [compute(**{name: cut(array, tile, 1) for name, array in arrays.items()})]
 
-        return self._assemble(grid, height, width, reach, part)[0]
+        return self._assemble("context", height, width, reach, part)[0]
 
     def exact(
         self, z: np.ndarray, run: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]], reach: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Scale indexes and means of `z`, (1, Nz, h, w), by an exact path: the same integers, whatever the tiles."""
-        grid = self._grids["h_s"]
         height, width = z.shape[2:]
-        if self._fits(grid, height, width):
-            return run(z)
 
         def compute(tile: Tile) -> list[np.ndarray]:
             scale_index, mean = run(cut(z, tile, 1))
             return [scale_index] if mean is None else [scale_index, mean]
 
-        scale_index, *means = self._assemble(grid, height, width, reach, compute)
+        scale_index, *means = self._assemble("h_s", height, width, reach, compute)
         return scale_index, means[0] if means else None
 
     def synthesise(
@@ -241,7 +194,7 @@ class Tiler:
             conditions: for each image the inputs of `g_s` that make it.
             trunk: whether `g_s` reads what `g_s_trunk` makes of the latents.
         """
-        grid = self._grids["g_s"]
+        grid = self._area.grids["g_s"]
         height, width = y_hat.shape[2:]
         name = "features" if trunk else "y_hat"
 
@@ -269,25 +222,7 @@ class Tiler:
             return heads(shared(cut(y_hat, tile, 1)))
 
         # Each condition may have a session of its own, with activations of its own.
-        return self._assemble(grid, height, width, reach, compute, len(conditions))
-
-    def _area(self, grid: Grid) -> float:
-        """Square units that a tile may have."""
-        kmac = self._kmac.get(grid.work)
-        kmac = kmac if isinstance(kmac, int | float) and 0 < kmac < 1e9 else UNKNOWN_KMAC
-        return min(self.work / (1000 * kmac), self.largest) / grid.unit**2
-
-    @property
-    def pixels(self) -> float:
-        """How many run in one piece, whatever the graph."""
-        return min(self._area(grid) * grid.unit**2 for grid in self._grids.values())
-
-    def whole(self, graph: str, height: int, width: int) -> bool:
-        """Whether a graph runs on so many units in one piece."""
-        return self._fits(self._grids[graph], height, width)
-
-    def _fits(self, grid: Grid, height: int, width: int) -> bool:
-        return height * width <= self._area(grid)
+        return self._assemble("g_s", height, width, reach, compute, len(conditions))
 
     def _reach(self, graph: str, sample: Sample, per_unit: Mapping[str, int]) -> int | None:
         if graph not in self._reaches:
@@ -296,7 +231,7 @@ class Tiler:
 
     def _assemble(
         self,
-        grid: Grid,
+        graph: str,
         height: int,
         width: int,
         reach: int | None,
@@ -307,8 +242,8 @@ class Tiler:
         if reach is None:
             return compute(Tile(Span(0, height, 0, height), Span(0, width, 0, width)))
         outs: list[np.ndarray] = []
-        n = grid.output
-        for tile in tiles(height, width, reach, self._area(grid) / sessions):
+        n = self._area.grids[graph].output
+        for tile in tiles(height, width, reach, self._area.units(graph) / sessions):
             parts = compute(tile)
             if not outs:
                 outs = [np.empty(_resized(part, height * n, width * n), part.dtype) for part in parts]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ugicm.runtime import range_coder
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.flow import Read, Write
 from ugicm.runtime.processes.pool import Pool
 from ugicm.runtime.processes.shared import Placed, Shared
@@ -53,7 +54,7 @@ def read(tables: Tables, streams: Any, rows: np.ndarray, name: str) -> np.ndarra
 
 def write(tables: Tables, symbols: np.ndarray, rows: np.ndarray, count: int) -> list[bytes]:
     """Substreams."""
-    return range_coder.encode(symbols.ravel(), rows.ravel(), tables, count)
+    return range_encoder.encode(symbols.ravel(), rows.ravel(), tables, count)
 
 
 # ---- what runs in workers

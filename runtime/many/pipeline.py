@@ -24,6 +24,7 @@ from ugicm.runtime import flow
 from ugicm.runtime.backends import Backend
 from ugicm.runtime.backends.gpu.device import DeviceArray
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.encoder.flow import encoding
 from ugicm.runtime.errors import ImageError, UgicError, UsageError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.graphs.run import Networks
@@ -149,7 +150,7 @@ def encode_many(
     meant = codec.quality(quality)
 
     def begin(number: int, source: Source) -> flow.Flow[bytes]:
-        return flow.encoding(codec.bundle, _image(source), meant)
+        return encoding(codec.bundle, _image(source), meant)
 
     return _outcomes(codec, sources, begin, then, Pace.of(codec, workers, ahead, batch))
 
@@ -187,9 +188,9 @@ class _Waiting:
 
 def _infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception | None]]:
     """The result or the error of each. What fails together is tried one by one: only the file at fault shall fail."""
-    work = getattr(codec.networks, runs[0].work)
+    arguments = [run.argument for run in runs]
     try:
-        return [(_kept(result), None) for result in work([run.argument for run in runs], *runs[0].options)]
+        return [(_kept(result), None) for result in runs[0].work(codec.networks, arguments, *runs[0].options)]
     except Exception as error:
         if len(runs) == 1:
             return [(None, error)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime import range_coder
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 from ugicm.runtime.tables import Tables
 
@@ -28,12 +29,14 @@ def coder(tables: Tables, latents: Sequence[tuple[np.ndarray, np.ndarray]], repe
     jobs = []
     for symbols, rows in latents:
         symbols = np.where(tables.lengths[rows] > 0, symbols, 0).astype(np.int32)
-        jobs.append((symbols, rows, range_coder.encode(symbols, rows, tables, -(-symbols.size // SYMBOLS_A_SUBSTREAM))))
+        jobs.append(
+            (symbols, rows, range_encoder.encode(symbols, rows, tables, -(-symbols.size // SYMBOLS_A_SUBSTREAM)))
+        )
     count = sum(symbols.size for symbols, _, _ in jobs)
     encode, decode = [], []
     for _ in range(repeat + 1):
         encode.append(
-            sum(_thread_nanoseconds(range_coder.encode, s, r, tables, len(streams)) for s, r, streams in jobs)
+            sum(_thread_nanoseconds(range_encoder.encode, s, r, tables, len(streams)) for s, r, streams in jobs)
         )
         decode.append(sum(_thread_nanoseconds(range_coder.decode, streams, r, tables) for _, r, streams in jobs))
     return {

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ugicm.runtime import range_coder
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.processes.cpus import processors
 from ugicm.runtime.processes.pool import Pool
@@ -57,7 +58,7 @@ class ParallelCoder:
         """See `range_coder.encode`."""
 
         def here(parts: list[slice]) -> list[bytes]:
-            return [range_coder.encode_substream(symbols[part], rows[part], self._tables) for part in parts]
+            return [range_encoder.encode_substream(symbols[part], rows[part], self._tables) for part in parts]
 
         def ask(part: slice, memory: Memory) -> tuple[Placed, Placed]:
             return memory.place(symbols[part]), memory.place(rows[part])
@@ -67,7 +68,7 @@ class ParallelCoder:
 
         with self._helpers(substreams) as workers:
             if not workers:
-                return range_coder.encode(symbols, rows, self._tables, substreams)
+                return range_encoder.encode(symbols, rows, self._tables, substreams)
             parts = range_coder.parts(rows, self._tables, substreams)
             sizes = [(part.stop - part.start) * (symbols.itemsize + rows.itemsize) for part in parts]
             return sum(_share(workers, parts, sizes, here, ask, _encode, there), [])
@@ -189,7 +190,7 @@ def _tables(frequencies: np.ndarray, lengths: np.ndarray, offsets: np.ndarray) -
 
 def _encode(tables: Tables, parts: list[tuple[Placed, Placed]]) -> list[bytes]:
     memory = shared_memory()
-    return [range_coder.encode_substream(memory.get(symbols), memory.get(rows), tables) for symbols, rows in parts]
+    return [range_encoder.encode_substream(memory.get(symbols), memory.get(rows), tables) for symbols, rows in parts]
 
 
 def _decode(tables: Tables, parts: list[tuple[bytes, Placed, Shared | None, str]]) -> list[Placed]:

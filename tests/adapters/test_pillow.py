@@ -18,7 +18,8 @@ from PIL import Image, ImageFile, ImageOps, ImageSequence, UnidentifiedImageErro
 
 import ugicm.adapters.pillow as plugin
 from ugicm import Codec
-from ugicm.runtime import bitstream
+from ugicm.runtime.bitstream import parse
+from ugicm.runtime.encoder.container import pack
 from ugicm.runtime.errors import ConditionError
 from ugicm.runtime.files import profiles, sections
 
@@ -32,9 +33,7 @@ def encoded(tmp_path: Path, codec: Codec, photograph: np.ndarray) -> Path:
     return path
 
 
-def test_what_the_codec_gives_is_what_pillow_shows(
-    encoded: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_codec_s_pictures_are_shown(encoded: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded.read_bytes()
     with Image.open(encoded) as image:
         np.testing.assert_array_equal(np.asarray(image), codec.decode(data, "human"))
@@ -131,8 +130,8 @@ def test_faults_are_os_errors_with_one_line(tmp_path: Path, encoded: Path, monke
     fails(whole[:13] + b"\0" + whole[14:], "quality 0", True)
     fails(whole[:-1], "ends before", False)
     fails(whole[:-9] + b"\0" + whole[-8:], "checksum", False)
-    other = dataclasses.replace(bitstream.parse(whole), codec_id=bytes(8))
-    fails(bitstream.pack(other), "no bundle with codec id", False)
+    other = dataclasses.replace(parse(whole), codec_id=bytes(8))
+    fails(pack(other), "no bundle with codec id", False)
     with pytest.raises(UnidentifiedImageError):
         Image.open(io.BytesIO(b"UGI"))
     monkeypatch.setenv(plugin.VARIABLE, "robot")
@@ -141,9 +140,9 @@ def test_faults_are_os_errors_with_one_line(tmp_path: Path, encoded: Path, monke
 
 
 def test_a_header_that_claims_a_huge_image_is_pillow_s_bomb(encoded: Path) -> None:
-    large = dataclasses.replace(bitstream.parse(encoded.read_bytes()), width=16384, height=16384)
+    large = dataclasses.replace(parse(encoded.read_bytes()), width=16384, height=16384)
     with pytest.raises(Image.DecompressionBombError):
-        Image.open(io.BytesIO(bitstream.pack(large)))
+        Image.open(io.BytesIO(pack(large)))
 
 
 def test_the_condition_is_chosen_before_loading(encoded: Path) -> None:
@@ -192,7 +191,7 @@ SRGB = profiles.make_profile("sRGB", profiles.BT709, profiles.SRGB_CURVE)
 def test_transparency_profile_and_metadata_go_there_and_back(photograph: np.ndarray, codec: Codec) -> None:
     image = glass(photograph)
     data = saved(image, exif=exif_block(6), icc_profile=P3, xmp=b"<x/>")
-    stream = bitstream.parse(data)
+    stream = parse(data)
     pixels = np.array(photograph)
     pixels[np.asarray(image)[..., 3] == 0] = 255
     assert len(data) == len(codec.encode(pixels)) + sum(sections.sizes(stream).values()) + 2
@@ -205,14 +204,14 @@ def test_transparency_profile_and_metadata_go_there_and_back(photograph: np.ndar
     again = Image.open(io.BytesIO(saved(back)))  # what an image has is kept without being named
     assert again.info["icc_profile"] == P3 and again.getexif()[274] == 6 and again.info["xmp"] == b"<x/>"
     bare = saved(back, exif=b"", icc_profile=None, xmp=None)
-    assert list(sections.sizes(bitstream.parse(bare))) == ["transparency"]
+    assert list(sections.sizes(parse(bare))) == ["transparency"]
 
 
 def test_a_photo_s_orientation_is_seen_and_srgb_costs_nothing(photograph: np.ndarray, codec: Codec) -> None:
     jpeg = saved(Image.fromarray(photograph), "JPEG", exif=exif_block(6), icc_profile=SRGB)
     source = Image.open(io.BytesIO(jpeg))
     data = saved(source)
-    assert list(sections.sizes(bitstream.parse(data))) == ["EXIF"]
+    assert list(sections.sizes(parse(data))) == ["EXIF"]
     turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert turned.size == ImageOps.exif_transpose(source).size == (128, 192)
     assert saved(ImageOps.exif_transpose(source), exif=b"")[4] == 1

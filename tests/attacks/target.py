@@ -21,11 +21,12 @@ from PIL import Image
 from tests.attacks.edits import Edit, edited
 from tests.runtime.files import makers
 from ugicm import Codec
-from ugicm.runtime import bitstream
+from ugicm.runtime import additions, bitstream
+from ugicm.runtime.additions import Guard, Section
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bitstream import Guard, Section
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.files import picture, profiles, sections
 from ugicm.runtime.files.images import picture_bytes
@@ -114,7 +115,7 @@ def attack(data: bytes) -> str:
 
 def _decode(codec: Codec, data: bytes) -> None:
     stream = bitstream.parse(data)
-    assert bitstream.pack(stream) == data, "two files of one content"
+    assert container.pack(stream) == data, "two files of one content"
     assert codec.decode(data, "machine").shape == (stream.height, stream.width, 3)
 
 
@@ -126,10 +127,10 @@ def _carry(file: bytes, payload: bytes) -> None:
         length = int.from_bytes(payload[at + 1 : at + 3], "little")
         found[max(1, payload[at])] = payload[at + 3 : at + 3 + length]
         at += 3 + length
-    carried = tuple(bitstream.Section(kind, data) for kind, data in sorted(found.items()))
-    data = bitstream.pack(replace(bitstream.parse(file), sections=carried))
+    carried = tuple(additions.Section(kind, data) for kind, data in sorted(found.items()))
+    data = container.pack(replace(bitstream.parse(file), sections=carried))
     stream = bitstream.parse(data)
-    assert bitstream.pack(stream) == data, "two files of one content"
+    assert container.pack(stream) == data, "two files of one content"
     extras = sections.extras_of(stream)
     assert extras.alpha is None or extras.alpha.shape == (stream.height, stream.width)
     pixels = np.zeros((stream.height, stream.width, 3), np.uint8)
@@ -144,7 +145,7 @@ def _read(payload: bytes) -> None:
     assert channels == 3 and found.pixels.dtype == np.uint8
     assert found.alpha is None or found.alpha.shape == (height, width)
     tiny = bitstream.Bitstream(bytes(8), 1, width, height, b"", (b"",), 0)
-    back = bitstream.parse(sections.attach(bitstream.pack(tiny), found))
+    back = bitstream.parse(sections.attach(container.pack(tiny), found))
     alpha = sections.extras_of(back).alpha
     assert (alpha is None) == (found.alpha is None) and (alpha is None or (alpha == found.alpha).all())
 
@@ -185,7 +186,7 @@ def _use(manifest: Manifest, contents: dict[str, bytes], file: bytes) -> None:
     codec = Codec(bundle, prepare()[0].backend)
     stream = replace(bitstream.parse(file), codec_id=bundle.codec_id)
     with suppress(UgicError):  # other tables, other symbols; encoding has faults of its own to show
-        codec.decode(bitstream.pack(stream), 0.5 if codec.conditions else None)
+        codec.decode(container.pack(stream), 0.5 if codec.conditions else None)
     _decode(codec, codec.encode(np.full((30, 70, 3), 99, np.uint8), 1))
 
 
@@ -222,9 +223,9 @@ def seeds() -> list[bytes]:
     edit = bytes([3, 0, 1, 0, 0, 0, 1, 0])
     found = [bytes([0]) + file for file in files[::2]] + [bytes([1]) + file[:-4] for file in files[::2]]
     stream = bitstream.parse(files[2])
-    carried = (Section(bitstream.ALPHA, b"a"), Section(bitstream.ICC_PROFILE, b"icc"))
+    carried = (Section(additions.ALPHA, b"a"), Section(additions.ICC_PROFILE, b"icc"))
     for guard, extra in ((Guard(12, 1024), ()), (None, carried), (Guard(8, 32), carried)):
-        packed = bitstream.pack(replace(stream, guard=guard, sections=extra))
+        packed = container.pack(replace(stream, guard=guard, sections=extra))
         found += [bytes([0]) + packed, bytes([1]) + packed[:-4]]
     found += [b"\6" + _staged_seed(12, 256), b"\6" + _staged_seed(8, 32)]
     manifest = json.dumps(json.loads(contents[MANIFEST]), separators=(",", ":"))

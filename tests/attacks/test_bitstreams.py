@@ -13,7 +13,8 @@ import pytest
 from tests.attacks.commands import BUNDLE, FILES, refusals, tree, ugicm
 from ugicm import Codec
 from ugicm.runtime import bitstream
-from ugicm.runtime.bitstream import write_varint
+from ugicm.runtime.encoder import container
+from ugicm.runtime.encoder.container import write_varint
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.files.images import write_image
 
@@ -115,4 +116,4 @@ def test_a_picture_is_no_bitstream_and_a_bitstream_no_picture(tmp_path: Path) ->
 def test_dataclasses_of_a_stream_are_checked_before_writing() -> None:
     for wrong in ({"quality": 0}, {"width": 0}, {"height": 65536}, {"y": ()}, {"symbol_checksum": -1}):
         with pytest.raises(ValueError):
-            bitstream.pack(dataclasses.replace(STREAM, **wrong))
+            container.pack(dataclasses.replace(STREAM, **wrong))

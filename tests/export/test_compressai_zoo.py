@@ -31,6 +31,7 @@ from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands import decode
 from ugicm.runtime.commands.verify import verify
+from ugicm.runtime.encoder import analysis, container
 from ugicm.runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
 from ugicm.runtime.manifest import MANIFEST
 
@@ -50,13 +51,18 @@ class Exported:
         return self.codec.bundle.manifest.architecture == "mbt2018-mean"
 
     def padded(self, image: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.codec.networks.padded([image])[0].copy()).permute(2, 0, 1)[None].float() / 255
+        return (
+            torch.from_numpy(analysis.padded([image], self.codec.bundle.manifest.stride)[0].copy())
+            .permute(2, 0, 1)[None]
+            .float()
+            / 255
+        )
 
     def parts(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
         """(symbols, table rows, means) of `y` and symbols of `z`, as the runtime has them."""
-        ((y, z),) = self.codec.networks.analysed([image], 1)
+        ((y, z),) = analysis.analysed(self.codec.networks, [image], 1)
         rows, mean = self.codec.networks.scales_and_means(z)
-        symbols = self.codec.networks.symbols(y, rows, mean)
+        symbols = analysis.symbols_of(self.codec.networks, y, rows, mean)
         return symbols, rows, np.zeros_like(y) if mean is None else mean, z
 
 
@@ -185,7 +191,7 @@ def test_without_a_hyperprior_there_is_nothing_to_prove_and_headers_are_still_bo
     stream = bitstream.parse(codec.encode(photograph(20, 20)))
     claimed = Bitstream(stream.codec_id, 1, 16000, 16000, stream.z, stream.y, stream.symbol_checksum)
     with pytest.raises(CorruptFileError, match="cannot hold 16000×16000 pixels"):
-        codec.decode(bitstream.pack(claimed))
+        codec.decode(container.pack(claimed))
 
 
 def test_a_manifest_that_contradicts_the_files_is_refused(exported: Exported, tmp_path: Path) -> None:

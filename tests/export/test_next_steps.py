@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ugicm.export.to_tensorrt import next_step
 from ugicm.runtime.backends.gpu.engines import VARIABLE
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT
 
 
 def test_engines_elsewhere_and_other_bundles_are_named() -> None:

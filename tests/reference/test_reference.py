@@ -13,7 +13,8 @@ from tests.reference import decoder as reference
 from tests.reference import staged
 from tests.runtime.test_range_coder import TOTAL, coded_inputs, random_frequencies
 from ugicm.runtime import bitstream, range_coder
-from ugicm.runtime.bitstream import ICC_PROFILE, Guard, Section
+from ugicm.runtime.additions import ICC_PROFILE, Guard, Section
+from ugicm.runtime.encoder import container, range_encoder
 from ugicm.runtime.errors import CorruptFileError
 from ugicm.runtime.guard import Rounding
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
@@ -65,7 +66,7 @@ frequencies = st.one_of(
 @given(coded_inputs())
 def test_reference_decodes_what_the_runtime_encodes(case):
     symbols, rows, tables, substreams = case
-    streams = range_coder.encode(symbols, rows, tables, substreams)
+    streams = range_encoder.encode(symbols, rows, tables, substreams)
     assert reference.decode_symbols(streams, rows.tolist(), *as_lists(tables)) == symbols.tolist()
 
 
@@ -126,7 +127,7 @@ def test_the_library_writes_the_words_of_the_page(row, data):
 @given(coded_inputs(max_symbols=30), st.data())
 def test_both_refuse_the_same_streams(case, data):
     symbols, rows, tables, substreams = case
-    streams = [bytearray(s) for s in range_coder.encode(symbols, rows, tables, substreams)]
+    streams = [bytearray(s) for s in range_encoder.encode(symbols, rows, tables, substreams)]
     stream = streams[data.draw(st.integers(0, substreams - 1))]
     at = data.draw(st.integers(0, len(stream)))
     cut = data.draw(st.sampled_from([0, 0, 1, 4, 8]))
@@ -159,8 +160,8 @@ def test_the_example_of_the_page():
     for streams, rows, symbols in (((parsed.z,), [1], z), (parsed.y, [1, 0, 1, 1], y)):
         assert reference.decode_symbols(streams, rows, [[], row], [0, -1]) == symbols.tolist()
         assert range_coder.decode(streams, np.array(rows, np.uint8), tables).tolist() == symbols.tolist()
-        assert tuple(range_coder.encode(symbols, np.array(rows, np.uint8), tables)) == streams
-    assert bitstream.pack(parsed) == data
+        assert tuple(range_encoder.encode(symbols, np.array(rows, np.uint8), tables)) == streams
+    assert container.pack(parsed) == data
 
 
 def test_the_example_of_version_2():
@@ -176,7 +177,7 @@ def test_the_example_of_version_2():
     tables = Tables.from_arrays(flat, lengths, np.array([0, 0, -1, -1], np.int32))
 
     parsed = bitstream.parse(data)
-    assert bitstream.pack(parsed) == data
+    assert container.pack(parsed) == data
     assert parsed.sections == (Section(ICC_PROFILE, b"icc"),) and parsed.guard == Guard(8, 32)
     assert parsed.symbol_checksum == bitstream.symbol_checksum(np.array([1]), np.array(symbols))
     assert staged.read_file(data).y == list(parsed.y)

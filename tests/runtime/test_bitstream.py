@@ -10,26 +10,20 @@ from hypothesis import strategies as st
 
 from tests.reference import staged
 from tests.reference.decoder import Refused
+from ugicm.runtime.additions import ALPHA, EXIF, ICC_PROFILE, MAX_METADATA, Guard, Section
 from ugicm.runtime.bitstream import (
-    ALPHA,
-    EXIF,
     HEADER_BYTES,
-    ICC_PROFILE,
-    MAX_METADATA,
     MAX_PIXELS,
     MAX_SIDE,
     MAX_SUBSTREAMS,
     Bitstream,
-    Guard,
-    Section,
-    pack,
     parse,
     read_header,
-    read_varint,
     symbol_checksum,
-    write_varint,
 )
+from ugicm.runtime.encoder.container import pack, write_varint
 from ugicm.runtime.errors import CorruptFileError, NotUgicError, TruncatedError, UgicError, VersionError
+from ugicm.runtime.fields import read_varint
 
 SMALL = Bitstream(b"\x00codecid", 4, 768, 512, b"zzz", (b"yy", b"", b"yyyy"), 0xDEADBEEF)
 

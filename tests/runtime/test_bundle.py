@@ -11,11 +11,12 @@ import pytest
 
 from ugicm import Codec
 from ugicm.calibration.int8.bundle import view_model
-from ugicm.runtime.admission import admitted_runner, graph_runner, reference_runner, reproduces
+from ugicm.runtime.admission import admitted_runner, graph_runner, reproduces
 from ugicm.runtime.backends import open_backend
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT, find_bundle
+from ugicm.runtime.bundle import DEFAULT, Bundle
+from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.errors import BackendError, BundleError, CodecMismatchError, UgicError, VersionError
+from ugicm.runtime.exact_reference import reference_runner
 from ugicm.runtime.manifest import MANIFEST, read_manifest
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ugicm import Codec
 from ugicm.runtime import bitstream, range_coder
 from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.encoder import analysis, container, range_encoder
 from ugicm.runtime.errors import (
     CodecMismatchError,
     ConditionError,
@@ -49,8 +50,8 @@ def test_any_size_comes_back(codec: Codec, size: tuple[int, int]) -> None:
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 8), st.integers(0, 99))
 def test_decoded_symbols_are_the_encoded_ones(codec: Codec, height: int, width: int, quality: int, seed: int) -> None:
     image = noise(height, width, seed)
-    ((y, z),) = codec.networks.analysed([image], quality)
-    symbols = codec.networks.symbols(y, *codec.networks.scales_and_means(z))
+    ((y, z),) = analysis.analysed(codec.networks, [image], quality)
+    symbols = analysis.symbols_of(codec.networks, y, *codec.networks.scales_and_means(z))
     found_z, found_y = decoded_symbols(codec, codec.encode(image, quality))
     assert np.array_equal(found_z, z)
     assert np.array_equal(found_y, symbols)
@@ -104,14 +105,14 @@ def test_unknown_conditions_are_refused(codec: Codec, condition: str | float) ->
 
 def test_another_codecs_file_is_refused_by_name(codec: Codec) -> None:
     stream = bitstream.parse(codec.encode(noise(8, 8)))
-    data = bitstream.pack(replace(stream, codec_id=bytes(8)))
+    data = container.pack(replace(stream, codec_id=bytes(8)))
     with pytest.raises(CodecMismatchError, match="x.ugic: made by codec 0000000000000000"):
         codec.decode(data, name="x.ugic")
 
 
 def test_other_symbols_are_reported_not_shown(codec: Codec) -> None:
     stream = bitstream.parse(codec.encode(noise(70, 70)))
-    data = bitstream.pack(replace(stream, symbol_checksum=stream.symbol_checksum ^ 1))
+    data = container.pack(replace(stream, symbol_checksum=stream.symbol_checksum ^ 1))
     with pytest.raises(DesynchronisedError):
         codec.decode(data)
 
@@ -119,15 +120,15 @@ def test_other_symbols_are_reported_not_shown(codec: Codec) -> None:
 def test_quality_beyond_the_codec_is_corrupt(codec: Codec) -> None:
     stream = bitstream.parse(codec.encode(noise(8, 8)))
     with pytest.raises(CorruptFileError):
-        codec.decode(bitstream.pack(replace(stream, quality=200)))
+        codec.decode(container.pack(replace(stream, quality=200)))
 
 
 def test_a_hyper_latent_beyond_the_proof_is_corrupt(codec: Codec) -> None:
     assert codec.bundle.exact is not None
     shape = (1, codec.bundle.manifest.hyper_channels, 1, 1)
     z = np.full(shape, codec.bundle.exact.input_limit + 1, np.int32)
-    stream = range_coder.encode(z.ravel(), z_rows(shape).ravel(), codec.bundle.z_tables)[0]
-    data = bitstream.pack(Bitstream(codec.codec_id, 1, 5, 5, stream, (b"",), 0))
+    stream = range_encoder.encode(z.ravel(), z_rows(shape).ravel(), codec.bundle.z_tables)[0]
+    data = container.pack(Bitstream(codec.codec_id, 1, 5, 5, stream, (b"",), 0))
     with pytest.raises(CorruptFileError, match="hyper-latent"):
         codec.decode(data)
 
@@ -159,7 +160,7 @@ def test_forged_checksums_end_in_a_name_too(codec: Codec) -> None:
         body = bytearray(stream.y[0])
         body[rng.integers(len(body))] ^= int(rng.integers(1, 256))
         with pytest.raises(UgicError):
-            codec.decode(bitstream.pack(replace(stream, y=(bytes(body),))))
+            codec.decode(container.pack(replace(stream, y=(bytes(body),))))
 
 
 def test_checkerboard_begins_with_an_anchor() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ugicm.runtime.bitstream import MIN_BLOCK, Guard
+from ugicm.runtime.additions import MIN_BLOCK, Guard
 from ugicm.runtime.errors import BackendError, CorruptFileError
 from ugicm.runtime.guard import SHIFTS, CrowdedError, Rounding, halved
 

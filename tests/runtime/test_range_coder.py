@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ugicm.runtime import range_coder
+from ugicm.runtime.encoder.range_encoder import encode
 from ugicm.runtime.errors import BundleError, CorruptFileError
-from ugicm.runtime.range_coder import decode, encode
+from ugicm.runtime.range_coder import decode
 from ugicm.runtime.tables import MAX_ENTRIES, Tables
 
 TOTAL = 1 << 24
@@ -110,7 +111,7 @@ def test_symbols_are_grouped_by_row_in_scan_order_however_many_are_skipped(share
     rng = np.random.default_rng(3)
     rows = np.where(rng.random(5000) < share, rng.integers(2, 5, 5000), rng.integers(0, 2, 5000)).astype(np.uint8)
     symbols = np.where(tables.lengths[rows] > 0, rng.integers(-5, 6, 5000), 0).astype(np.int32)
-    order, used, counts, ends = range_coder._grouped(rows, tables)
+    order, used, counts, ends = range_coder.grouped_rows(rows, tables)
     assert np.array_equal(rows[order], np.sort(rows[rows >= 2]))
     assert all(np.all(np.diff(order[end - count : end]) > 0) for count, end in zip(counts, ends, strict=True))
     assert np.array_equal(np.repeat(used, counts), rows[order])

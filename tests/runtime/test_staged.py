@@ -18,6 +18,7 @@ from ugicm.runtime import bitstream
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands.cli import main
+from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import BackendError, CorruptFileError, UgicError
 from ugicm.runtime.stage_admission import deviation
 
@@ -86,9 +87,9 @@ def test_damage_is_an_error_with_a_name(staged: Codec, data: bytes) -> None:
 def test_a_guard_belongs_to_a_codec_with_stages(codec: Codec, staged: Codec, data: bytes) -> None:
     stream = bitstream.parse(data)
     with pytest.raises(CorruptFileError, match="disagree on stages"):
-        staged.decode(bitstream.pack(replace(stream, guard=None)))
+        staged.decode(container.pack(replace(stream, guard=None)))
     with pytest.raises(CorruptFileError, match="disagree on stages"):
-        codec.decode(bitstream.pack(replace(stream, codec_id=codec.codec_id, quality=1)))
+        codec.decode(container.pack(replace(stream, codec_id=codec.codec_id, quality=1)))
 
 
 def test_a_backend_that_strays_is_refused(staged: Codec, data: bytes) -> None:

@@ -9,7 +9,7 @@ from tests.reference import staged
 from tests.reference.decoder import Refused
 from tests.reference.test_reference import as_lists
 from tests.runtime.test_range_coder import TOTAL, coded_inputs, make_tables
-from ugicm.runtime.bitstream import Guard
+from ugicm.runtime.additions import Guard
 from ugicm.runtime.errors import CorruptFileError, UgicError
 from ugicm.runtime.guard import SHIFTS, Rounding
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder

@@ -19,6 +19,7 @@ from tests.reference.decoder import RangeDecoder, Refused
 from ugicm.adapters.web.library import node_folders
 from ugicm.adapters.web.site import STATIC
 from ugicm.runtime import bitstream, range_coder
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.errors import BundleError, UgicError
 from ugicm.runtime.tables import TOTAL, Tables
 
@@ -92,7 +93,7 @@ def test_streams_give_the_same_symbols_or_the_same_words() -> None:
         near = tables.offsets.astype(np.int64)[rows] + rng.integers(-2, 42, rows.size)
         symbols = np.where(rng.random(rows.size) < 0.9, near, rng.integers(-(2**31), 2**31, rows.size))
         symbols = np.where(tables.lengths[rows] == 0, 0, symbols.clip(-(2**31), 2**31 - 1)).astype(np.int32)
-        streams = range_coder.encode(symbols, rows, tables, int(rng.integers(1, 5)))
+        streams = range_encoder.encode(symbols, rows, tables, int(rng.integers(1, 5)))
         if case % 2:
             streams = [damaged(rng, stream) for stream in streams]
         name = f"file {case}.ugic"

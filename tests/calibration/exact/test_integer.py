@@ -10,6 +10,7 @@ import pytest
 from ugicm.calibration.exact.integer import CalibrationError, FloatLayer, Settings, float_run, make_integer
 from ugicm.calibration.exact.layers import correct_bias, quantise
 from ugicm.calibration.exact.ranges import default_scales, excess_bits, prior_samples
+from ugicm.runtime import exact_reference
 from ugicm.runtime.exact import ExactNetwork
 
 
@@ -46,7 +47,7 @@ def laplacian(seed: int, n: int = 24, size: tuple[int, int] = (4, 4)) -> np.ndar
 def excess(network: ExactNetwork, reference: np.ndarray, z: np.ndarray) -> float:
     """Bits a symbol that rows and means of the network cost over the float network's own."""
     log_scales = np.log(default_scales())
-    index, means = network.run(z)
+    index, means = exact_reference.run(network, z)
     assert means is not None
     log_reference = np.interp(reference[:, :6], np.arange(64), log_scales)
     ours = excess_bits(log_reference, reference[:, 6:], log_scales[index], means * 2.0**-network.mean_fraction_bits)
@@ -66,7 +67,7 @@ def test_quantising_costs_next_to_nothing(activation: str, seed: int) -> None:
     fine = make_integer(layers, laplacian(seed), Settings(6, activation_bits=11, weight_bits=9))
     costs = [excess(network, reference, z) for network in (fine, usual, coarse)]
     assert costs[0] < 3e-4 and costs[1] < 5e-3 and costs[1] < costs[2], costs
-    index, means = usual.run(z)
+    index, means = exact_reference.run(usual, z)
     assert means is not None
     assert np.abs(index - np.clip(reference[:, :6], 0, 63)).mean() < 0.35
     assert np.abs(means / 64 - reference[:, 6:]).mean() < 0.08
@@ -91,7 +92,7 @@ def test_medians_are_served_exactly_at_borders() -> None:
     reference = float_run(layers, z, medians)
     network = make_integer(layers, laplacian(1), Settings(6, weight_bits=9, activation_bits=10), medians)
     assert network.ones > 0 and network.z_channels == 8
-    index, _ = network.run(z)
+    index, _ = exact_reference.run(network, z)
     wrong = np.abs(index - np.clip(reference[:, :6], 0, 63))
     border = np.ones(wrong.shape[2:], bool)
     border[4:-4, 4:-4] = False
@@ -108,7 +109,7 @@ def test_a_linear_head_gives_the_indexes_of_its_bounds(final: str) -> None:
         laplacian(6),
         Settings(6, head="linear", scale_bounds=scales[:-1], weight_bits=9, activation_bits=11),
     )
-    index, means = network.run(z)
+    index, means = exact_reference.run(network, z)
     assert means is None
     reference = float_run(layers, z)
     expected = (np.maximum(reference, 0.11)[..., None] > scales[:-1]).sum(-1)
@@ -155,14 +156,14 @@ def test_biases_take_away_what_rounded_weights_add_on_average() -> None:
     low, high = np.full(4, -(2**15), np.int32), np.full(4, 2**15, np.int32)
     limit = 2**20
     plain = quantise(layer, low, high, None, inputs, bits=4, limit=limit, name="h_s/conv0")
-    mean = layer.accumulate(x).mean((0, 2, 3))
-    fixed, accumulated = correct_bias(plain, plain.accumulate(x), mean, inputs, limit)
-    assert np.array_equal(accumulated, fixed.accumulate(x))
+    mean = exact_reference.accumulate(layer, x).mean((0, 2, 3))
+    fixed, accumulated = correct_bias(plain, exact_reference.accumulate(plain, x), mean, inputs, limit)
+    assert np.array_equal(accumulated, exact_reference.accumulate(fixed, x))
     unit = np.exp2(-plain.shift.astype(float))
-    before, after = (np.abs(a.accumulate(x).mean((0, 2, 3)) * unit - mean) for a in (plain, fixed))
+    before, after = (np.abs(exact_reference.accumulate(a, x).mean((0, 2, 3)) * unit - mean) for a in (plain, fixed))
     assert np.all(after <= unit / 2 + 1e-9) and before.max() > 10 * after.max()
     tight = int(plain.accumulator_bounds(*inputs).min())
-    kept, _ = correct_bias(plain, plain.accumulate(x), mean + 1e5, inputs, tight)
+    kept, _ = correct_bias(plain, exact_reference.accumulate(plain, x), mean + 1e5, inputs, tight)
     assert np.array_equal(kept.bias, plain.bias), "no correction beyond the limit"
 
 

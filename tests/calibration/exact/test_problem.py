@@ -14,10 +14,10 @@ from ugicm import Codec
 from ugicm.export.graphs import export_graph
 from ugicm.export.source import GraphSource
 from ugicm.models.entropy import SCALE_ROWS
-from ugicm.runtime.admission import graph_runner, reference_runner
+from ugicm.runtime.admission import graph_runner
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
+from ugicm.runtime.exact_reference import reference_runner
 from ugicm.training.checkpoint import rebuild
 
 CHECKPOINT = Path(__file__).parents[3] / "checkpoints" / "ugicm-fast.pt"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ugicm.calibration.exact.emit import to_onnx
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13: pip install 'ugicm[tensorrt-rtx]'")
 

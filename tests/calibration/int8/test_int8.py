@@ -15,8 +15,7 @@ from ugicm import Codec
 from ugicm.calibration.int8 import command as int8
 from ugicm.calibration.int8.bundle import view_model
 from ugicm.calibration.int8.search import DB_A_DOUBLING
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.files.images import write_image
 from ugicm.runtime.measures.metrics import psnr
 

@@ -24,8 +24,7 @@ from ugicm.export.lowering import lower
 from ugicm.export.source import GraphSource, ImageInput, ImageOutput
 from ugicm.models.fast import Block
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 
 
 class Small(nn.Module):

@@ -15,6 +15,7 @@ import pytest
 from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.commands.cli import VERBS, main, printable
+from ugicm.runtime.encoder import container
 from ugicm.runtime.files.images import read_image, write_image
 
 ROOT = Path(__file__).parents[3]
@@ -190,9 +191,9 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path, encoded: Path, caps
         bad.write_bytes(data)
         assert str(bad) in fails(capsys, "decode", bad, "-o", view)
     stream = bitstream.parse(whole)
-    bad.write_bytes(bitstream.pack(dataclasses.replace(stream, codec_id=b"\0" * 8)))
+    bad.write_bytes(container.pack(dataclasses.replace(stream, codec_id=b"\0" * 8)))
     assert f"{bad}: no bundle with codec id {'00' * 8}" in fails(capsys, "decode", bad, "-o", view)
-    bad.write_bytes(bitstream.pack(dataclasses.replace(stream, symbol_checksum=stream.symbol_checksum ^ 1)))
+    bad.write_bytes(container.pack(dataclasses.replace(stream, symbol_checksum=stream.symbol_checksum ^ 1)))
     assert "symbols" in fails(capsys, "decode", bad, "-o", view)
     assert not view.exists()
 
@@ -239,7 +240,7 @@ def test_info_tells_what_a_bundle_holds(tmp_path: Path, codec: Codec, capsys: py
 
 def test_info_needs_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "foreign.ugic"
-    path.write_bytes(bitstream.pack(bitstream.Bitstream(b"elsewher", 3, 5, 7, b"z", (b"yy", b"yyy"), 1)))
+    path.write_bytes(container.pack(bitstream.Bitstream(b"elsewher", 3, 5, 7, b"z", (b"yy", b"yyy"), 1)))
     assert main(["info", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["bundle"] is None and facts["bits"]["y"] == [16, 24]

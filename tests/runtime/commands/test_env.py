@@ -8,8 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.catalogue import DEFAULT
+from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.commands import env
 from ugicm.runtime.commands.cli import main
 from ugicm.runtime.errors import BackendError, BundleError

@@ -19,11 +19,12 @@ from PIL import Image
 
 from tests.browser import MISSING, chromium, visit
 from ugicm import Codec
-from ugicm.runtime import bitstream, range_coder
+from ugicm.runtime import bitstream
 from ugicm.runtime.commands.cli import main
 from ugicm.runtime.commands.report.figures import Curve, map_uri, picture_uri, rate_distortion_plot, shown_size
 from ugicm.runtime.commands.report.measures import Point, codec_points, latent_bits, pillow_points, symbol_bits
 from ugicm.runtime.commands.report.page import page, section
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.measures.metrics import psnr
 from ugicm.runtime.tables import Tables
@@ -108,7 +109,7 @@ def test_the_bits_of_a_symbol_are_those_of_its_frequency() -> None:
     escape = 24 + 8
     expected = [0, 2, 1, 2, escape, escape, escape + 8, 8, 8, 40, 40]
     np.testing.assert_allclose(symbol_bits(symbols, rows, tables), expected, atol=1e-6)
-    streams = range_coder.encode(symbols, rows, tables)
+    streams = range_encoder.encode(symbols, rows, tables)
     assert 0 < 8 * len(streams[0]) - sum(expected) <= 80
 
 

@@ -15,8 +15,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from tests.runtime.files.makers import png
-from ugicm.runtime import bitstream
-from ugicm.runtime.bitstream import Bitstream, Section
+from ugicm.runtime import additions, bitstream
+from ugicm.runtime.additions import Section
+from ugicm.runtime.bitstream import Bitstream
+from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import CorruptFileError, UgicError
 from ugicm.runtime.files import profiles, sections
 from ugicm.runtime.files.images import picture_bytes
@@ -49,7 +51,7 @@ def test_opacity_goes_there_and_back(alpha: np.ndarray, binary: bool) -> None:
 def test_a_picture_s_sections_go_there_and_back() -> None:
     alpha = np.arange(35, dtype=np.uint8).reshape(5, 7)
     picture = Picture(np.zeros((5, 7, 3), np.uint8), alpha, P3, exif(), b"<x/>")
-    plain = bitstream.pack(STREAM)
+    plain = container.pack(STREAM)
     data = sections.attach(plain, picture)
     stream = bitstream.parse(data)
     found = sections.extras_of(stream)
@@ -78,9 +80,9 @@ def test_a_picture_s_sections_go_there_and_back() -> None:
     ],
 )
 def test_what_is_no_opacity_of_this_size_is_refused(data: bytes) -> None:
-    stream = dataclasses.replace(STREAM, sections=(Section(bitstream.ALPHA, data),))
+    stream = dataclasses.replace(STREAM, sections=(Section(additions.ALPHA, data),))
     with pytest.raises(CorruptFileError, match="x.ugic is damaged: its transparency"):
-        sections.extras_of(bitstream.parse(bitstream.pack(stream)), "x.ugic")
+        sections.extras_of(bitstream.parse(container.pack(stream)), "x.ugic")
 
 
 def test_a_plane_that_its_bytes_cannot_hold_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

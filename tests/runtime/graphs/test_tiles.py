@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ugicm import Codec
 from ugicm.runtime.admission import admitted_runner
+from ugicm.runtime.graphs.area import Area
 from ugicm.runtime.graphs.tiles import Tiler, exact_reach, measured_reach, tiles
 
 
@@ -18,7 +19,7 @@ from ugicm.runtime.graphs.tiles import Tiler, exact_reach, measured_reach, tiles
 def tiled(codec: Codec) -> Codec:
     """The shipped codec with tiles of a fiftieth of a megapixel or so."""
     other = Codec(codec.bundle, codec.backend)
-    other.networks.tiler.work = 1.2e8
+    other.networks.area.work = 1.2e8
     return other
 
 
@@ -94,7 +95,7 @@ def test_scale_indexes_are_the_same_in_tiles(codec: Codec, height: int, width: i
     z[rng.random(z.shape) < 0.01] = rng.choice([-limit, limit])
     run = admitted_runner(codec.bundle, codec.backend)
     whole, means = run(z)
-    tiler = Tiler(codec.bundle.manifest, codec.networks.whole, work)
+    tiler = Tiler(Area(codec.bundle.manifest, work), codec.networks.whole)
     found, found_means = tiler.exact(z, run, exact_reach(exact))
     assert np.array_equal(found, whole) and found.dtype == whole.dtype
     assert means is not None and np.array_equal(found_means, means)
@@ -105,7 +106,7 @@ def test_a_smaller_reach_than_that_of_the_exact_path_would_show(codec: Codec) ->
     assert exact is not None
     run = admitted_runner(codec.bundle, codec.backend)
     z = np.random.default_rng(0).integers(-9, 10, (1, exact.z_channels, 16, 16)).astype(np.int32)
-    tiler = Tiler(codec.bundle.manifest, codec.networks.whole, 2e7)
+    tiler = Tiler(Area(codec.bundle.manifest, 2e7), codec.networks.whole)
     reach = exact_reach(exact)
     whole = run(z)[0]
     assert np.array_equal(tiler.exact(z, run, reach)[0], whole)

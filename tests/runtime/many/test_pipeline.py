@@ -175,7 +175,7 @@ def test_scale_indexes_and_means_do_not_depend_on_the_batch(codec: Codec, kind: 
 def test_a_batch_takes_no_more_than_a_large_image(codec: Codec) -> None:
     for height, width in ((64, 64), (512, 768), (2048, 2048)):
         count = codec.networks.images_at_once(height, width)
-        assert count == 1 or count * height * width <= codec.networks.tiler.pixels
+        assert count == 1 or count * height * width <= codec.networks.area.pixels
     assert codec.networks.images_at_once(64, 64) > 100
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ugicm.runtime.errors import UsageError
-from ugicm.runtime.processes import cpus
+from ugicm.runtime.processes import cpus, quota
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,7 +38,7 @@ def test_version_2_counts_the_least_of_a_group_and_those_above(tmp_path: Path) -
             f"{top}/cpu.max": "800000 100000\n",
         },
     )
-    assert cpus.quota(root) == 1.5
+    assert quota.quota(root) == 1.5
 
 
 def test_version_1_and_a_container_that_sees_the_hosts_path(tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_version_1_and_a_container_that_sees_the_hosts_path(tmp_path: Path) -> N
         "5:memory:/docker/1f\n4:cpu,cpuacct:/docker/1f\n1:cpuset:/\n0::/\n",
         {f"{cpu}/cpu.cfs_quota_us": "250000\n", f"{cpu}/cpu.cfs_period_us": "100000\n"},
     )
-    assert cpus.quota(root) == 2.5
+    assert quota.quota(root) == 2.5
     (root / cpu / "cpu.cfs_quota_us").write_text("-1\n")
-    assert cpus.quota(root) == math.inf
+    assert quota.quota(root) == math.inf
 
 
 @given(st.text(max_size=40), st.text(max_size=20))
@@ -58,24 +58,24 @@ def test_files_of_another_form_limit_nothing(tmp_path_factory: pytest.TempPathFa
     root = groups(tmp_path_factory.getbasetemp() / "odd", "0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000"})
     (root / "proc/self/cgroup").write_text(lines, "utf-8", "replace")
     (root / "sys/fs/cgroup/cpu.max").write_text(value, "utf-8", "replace")
-    assert cpus.quota(root) > 0
+    assert quota.quota(root) > 0
 
 
 def test_a_machine_without_control_groups(tmp_path: Path) -> None:
-    assert cpus.quota(tmp_path) == math.inf
+    assert quota.quota(tmp_path) == math.inf
 
 
 def test_processors_are_the_least_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(cpus, "machine", lambda: 8)
-    for quota, expected in ((math.inf, 6), (2.5, 3), (0.2, 1), (7.0, 6)):
-        monkeypatch.setattr(cpus, "quota", lambda quota=quota: quota)
+    for granted, expected in ((math.inf, 6), (2.5, 3), (0.2, 1), (7.0, 6)):
+        monkeypatch.setattr(quota, "quota", lambda granted=granted: granted)
         assert cpus.processors() == expected == cpus.threads(None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cpus, "quota", lambda: math.inf)
+    monkeypatch.setattr(quota, "quota", lambda: math.inf)
     assert cpus.threads(None) is None, "nothing is limited: the library's own choice"
     assert cpus.threads(3) == 3
-    monkeypatch.setattr(cpus, "quota", lambda: 1.0)
+    monkeypatch.setattr(quota, "quota", lambda: 1.0)
     monkeypatch.setenv("ORT_INTRA_OP_NUM_THREADS", "2")
     assert cpus.threads(None) is None
 

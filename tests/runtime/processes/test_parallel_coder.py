@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ugicm import Codec
 from ugicm.runtime import range_coder
+from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.errors import CorruptFileError, UsageError
 from ugicm.runtime.processes import parallel_coder
 from ugicm.runtime.processes.parallel_coder import LEAST_SUBSTREAMS, ParallelCoder
@@ -56,14 +57,14 @@ def draw(tables: Tables, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @given(st.integers(0, 3000), st.integers(LEAST_SUBSTREAMS, 150), st.integers(0, 2**32))
 def test_the_same_bytes_and_symbols(coder: ParallelCoder, tables: Tables, size: int, count: int, seed: int) -> None:
     symbols, rows = draw(tables, size, seed)
-    streams = range_coder.encode(symbols, rows, tables, count)
+    streams = range_encoder.encode(symbols, rows, tables, count)
     assert coder.encode(symbols, rows, count) == streams
     assert np.array_equal(coder.decode(streams, rows), symbols)
 
 
 def test_workers_do_their_shares(coder: ParallelCoder, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     symbols, rows = draw(tables, 60_000, 1)
-    streams = range_coder.encode(symbols, rows, tables, 12)
+    streams = range_encoder.encode(symbols, rows, tables, 12)
     here: list[str] = []
     real = range_coder.decode_substream
 
@@ -76,7 +77,7 @@ def test_workers_do_their_shares(coder: ParallelCoder, tables: Tables, monkeypat
     assert len(here) == 4
     here.clear()
     few = LEAST_SUBSTREAMS - 1  # not worth it
-    assert np.array_equal(coder.decode(range_coder.encode(symbols, rows, tables, few), rows), symbols)
+    assert np.array_equal(coder.decode(range_encoder.encode(symbols, rows, tables, few), rows), symbols)
     assert len(here) == few
 
 
@@ -85,7 +86,7 @@ def test_a_damaged_substream_is_the_error_that_one_process_raises(
     coder: ParallelCoder, tables: Tables, number: int
 ) -> None:
     symbols, rows = draw(tables, 60_000, 2)
-    streams = range_coder.encode(symbols, rows, tables, 12)
+    streams = range_encoder.encode(symbols, rows, tables, 12)
     damaged = list(streams)
     damaged[number] = damaged[number][:-4]
     if number == 5:
@@ -102,7 +103,7 @@ def test_what_a_dead_worker_was_asked_is_done_here(
     coder: ParallelCoder, tables: Tables, caplog: pytest.LogCaptureFixture
 ) -> None:
     symbols, rows = draw(tables, 30_000, 3)
-    streams = range_coder.encode(symbols, rows, tables, 9)
+    streams = range_encoder.encode(symbols, rows, tables, 9)
     for code in (lambda: coder.decode(streams, rows).tolist(), lambda: coder.encode(symbols, rows, 9)):
         coder.wait()
         expected = code()
@@ -126,7 +127,7 @@ def test_an_interrupt_leaves_no_answer_for_the_next(
 ) -> None:
     coder.wait()
     symbols, rows = draw(tables, 30_000, 4)
-    streams = range_coder.encode(symbols, rows, tables, 9)
+    streams = range_encoder.encode(symbols, rows, tables, 9)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -142,7 +143,7 @@ def test_an_interrupt_leaves_no_answer_for_the_next(
 def test_threads_may_share_one(coder: ParallelCoder, tables: Tables) -> None:
     coder.wait()
     symbols, rows = draw(tables, 60_000, 5)
-    streams = range_coder.encode(symbols, rows, tables, 8)
+    streams = range_encoder.encode(symbols, rows, tables, 8)
     right: list[bool] = []
 
     def decode() -> None:

@@ -1,0 +1,1 @@
+"""Encoding. A decoder imports none of it."""

@@ -1,0 +1,79 @@
+"""Which pictures a graph takes in one piece: those whose multiplications and pixels are few enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ugicm.runtime.manifest import Manifest
+
+TILE_WORK = 16e9
+"""Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
+LARGEST_TILE = 8e6  # pixels
+UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
+TILED = ("g_a", "h_a", "h_s_mean", "context")
+"""Graphs that run in tiles each for itself; the exact path and the synthesis have ways of their own."""
+
+
+class Grid(NamedTuple):
+    """How the arrays of a graph lie on its units.
+
+    Attributes:
+        work: whose count of multiplications in the manifest is the graph's.
+        unit: pixels of the image, a side.
+        inputs: positions a unit of each input that has rows and columns.
+        output: positions a unit of the output.
+    """
+
+    work: str
+    unit: int
+    inputs: dict[str, int]
+    output: int
+
+
+class Area:
+    """How large the pieces are that a codec's graphs run on.
+
+    Attributes:
+        work: multiplications that a piece may take.
+        largest: pixels that it may have, where the work alone would allow more.
+        grids: graph → how its arrays lie.
+    """
+
+    def __init__(self, manifest: Manifest, work: float = TILE_WORK, largest: float = LARGEST_TILE) -> None:
+        self.work = work
+        self.largest = largest
+        fine, coarse = manifest.latent_stride, manifest.stride
+        ratio = coarse // fine
+        self.grids = {
+            "g_a": Grid("g_a", fine, {"image": fine}, 1),
+            "h_a": Grid("h_a", coarse, {"y": ratio}, 1),
+            "h_s": Grid("h_s", coarse, {"z": 1}, ratio),
+            "h_s_mean": Grid("h_s", coarse, {"z": 1}, ratio),
+            "context": Grid("context", fine, {"symbols": 1, "mean": 1, "anchor": 1}, 1),
+            "g_s": Grid("g_s", fine, {"y_hat": 1}, fine),
+        }
+        told = manifest.model.get("kmac_per_pixel")
+        self._kmac = told if isinstance(told, dict) else {}
+
+    def units(self, graph: str) -> float:
+        """Square units that a piece may have."""
+        grid = self.grids[graph]
+        kmac = self._kmac.get(grid.work)
+        kmac = kmac if isinstance(kmac, int | float) and 0 < kmac < 1e9 else UNKNOWN_KMAC
+        return min(self.work / (1000 * kmac), self.largest) / grid.unit**2
+
+    @property
+    def pixels(self) -> float:
+        """How many run in one piece, whatever the graph."""
+        return min(self.units(name) * grid.unit**2 for name, grid in self.grids.items())
+
+    def whole(self, graph: str, height: int, width: int) -> bool:
+        """Whether a graph runs on so many units in one piece."""
+        return height * width <= self.units(graph)
+
+    def size(self, graph: str, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        """The height and width of a graph's inputs in units."""
+        name, n = next(iter(self.grids[graph].inputs.items()))
+        height, width = inputs[name].shape[1:3] if name == "image" else inputs[name].shape[2:4]
+        return height // n, width // n
