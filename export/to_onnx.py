@@ -31,13 +31,15 @@ from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
 from ugicm.export.staged_source import golden_stages, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
-from ugicm.export.write import check_replaceable, golden_vectors, write_bundle
+from ugicm.export.write import golden_vectors, write_bundle
 from ugicm.runtime.additions import MIN_BAND_BITS
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.errors import UgicError
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.files.images import read_image
+from ugicm.runtime.files.whole_folder import check_replaceable
 from ugicm.runtime.graphs.views import view_weights
-from ugicm.runtime.manifest import Join
+from ugicm.runtime.manifest import Join, Manifest
 from ugicm.runtime.onnx_bytes.weights import graph_weights
 from ugicm.runtime.schedule import Schedule
 
@@ -154,17 +156,15 @@ def export_bundle(
     calibration_images: list[Path] | None = None,
     bits: dict[str, int] | None = None,
     console: Console | None = None,
-) -> str:
-    """Writes the bundle of a source after every check has passed; returns its codec id (16 hexadecimal digits).
+) -> Manifest:
+    """Writes the bundle of a source after every check has passed.
 
     Raises:
+        OutputError: `output` is a file or holds something that is no bundle, or the disk refuses.
         ExportError: a graph differs from PyTorch by more than its tolerance, or cannot be proved exact.
     """
     console = console or Console(quiet=True)
-    try:
-        check_replaceable(output)
-    except FileExistsError as error:
-        raise ExportError(str(error)) from error
+    check_replaceable(output)
     exact, golden = None, dict[str, np.ndarray]()
     graphs: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {}
     checks: dict[str, Check] = {}
@@ -229,10 +229,7 @@ def export_bundle(
         "views": () if view is None else view[1],
         "schedule": schedule,
     }
-    try:
-        return write_bundle(output, graphs, tables, exact, golden, fields, part).codec_id
-    except OSError as error:
-        raise ExportError(str(error)) from error
+    return write_bundle(output, graphs, tables, exact, golden, fields, part)
 
 
 def _print_checks(console: Console, checks: dict[str, Check], sizes: dict[str, int]) -> None:
@@ -286,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{kmac.get('encode', 0)} kMAC/pixel to encode, {kmac.get('decode', 0)} to decode")
         for note in source.notes:
             console.print(f"note: {note}")
-        codec_id = export_bundle(
+        manifest = export_bundle(
             source,
             output,
             args.part,
@@ -294,11 +291,13 @@ def main(arguments: list[str] | None = None) -> int:
             {name: value for name in BITS if (value := getattr(args, name)) is not None},
             console,
         )
-    except (CheckpointError, ExportError) as error:
+    except (CheckpointError, ExportError, UgicError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    size = sum(f.stat().st_size for f in output.iterdir()) / 1e6
-    print(f"success {time.perf_counter() - started:.1f} s, codec {codec_id}, saved as {output} ({size:.1f} MB)")
+    size = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    print(
+        f"success {time.perf_counter() - started:.1f} s, codec {manifest.codec_id}, saved as {output} ({size:.1f} MB)"
+    )
     verb = "decode FILE.ugic -o OUT.png" if args.part == "decoder" else "encode IMAGE -o OUT.ugic"
     print(f"next: ugicm {verb} --bundle {shlex.quote(str(output))}")
     return 0

@@ -37,7 +37,7 @@ from ugicm.runtime.backends.gpu.engines import (
 from ugicm.runtime.backends.gpu.tensorrt import capability_here
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.errors import BackendError, UgicError, UsageError
-from ugicm.runtime.files.output import write_atomically
+from ugicm.runtime.files.output import remove_stale, write_atomically
 
 LEAST, USUAL, MOST = "64x64", "1088x1920", "2176x3840"
 
@@ -69,6 +69,7 @@ def write_device_graphs(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be created ({error.strerror}); give another folder with -o") from error
+    remove_stale(folder)
     for name, graph in graphs.items():
         write_atomically(folder / f"{name}.onnx", graph.model)
     write_atomically(folder / INDEX, index.to_json().encode())

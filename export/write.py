@@ -13,6 +13,7 @@ import numpy as np
 from ugicm.runtime import exact_reference
 from ugicm.runtime.bundle import codec_id
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.files.output import make_folder
 from ugicm.runtime.files.whole_folder import replace_folder
 from ugicm.runtime.manifest import FORMAT, MANIFEST, FileEntry, GraphEntry, Manifest
 from ugicm.runtime.schedule import Schedule
@@ -80,7 +81,7 @@ def write_bundle(
         part: "both", "encoder" or "decoder".
 
     Raises:
-        FileExistsError: `folder` is a file or holds something that is no bundle.
+        OutputError: `folder` is a file or holds something that is no bundle, or the disk refuses.
     """
     schedule = manifest.get("schedule")
     stages = schedule.graphs if isinstance(schedule, Schedule) else ()
@@ -108,15 +109,6 @@ def write_bundle(
         **manifest,  # type: ignore[arg-type]
     )
     contents[MANIFEST] = full.to_json().encode()
-    check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent, parents=True)
     replace_folder(folder, contents)
     return full
-
-
-def check_replaceable(folder: Path) -> None:
-    """Raises FileExistsError if `folder` is a file or holds something that is no bundle."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; give another name with -o")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise FileExistsError(f"{folder}: holds something that is no bundle; give another name with -o")

@@ -14,18 +14,15 @@ import onnx
 from ugicm.export.forms.views import constant, inlined, view_graph
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import OutputError
-from ugicm.runtime.files.whole_folder import replace_folder
+from ugicm.runtime.files.whole_folder import check_replaceable, replace_folder
 from ugicm.runtime.manifest import MANIFEST, FileEntry, GraphEntry, Manifest
 
 VIEW = ".view"
 
 
 def check_free(folder: Path) -> None:
-    """Raises OutputError where the output is a file, a folder that holds no bundle, or has no parent folder."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file; give another name with -o")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise OutputError(f"{folder}: holds something that is no bundle; give another name with -o")
+    """Raises OutputError where no bundle may be written: see `check_replaceable`; or there is no parent folder."""
+    check_replaceable(folder)
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"{folder}: its folder does not exist; create it first")
 
@@ -78,14 +75,9 @@ def write(bundle: Bundle, folder: Path) -> int:
     """Writes a bundle whole or not at all, replacing one that is there; the bytes written.
 
     Raises:
-        OutputError: see `check_free`; or the disk refuses.
+        OutputError: see `replace_folder`.
     """
-    check_free(folder)
     contents = {name: bundle.file(name) for name in bundle.manifest.files}
     contents[MANIFEST] = bundle.manifest.to_json().encode()
-    folder = folder.absolute()
-    try:
-        replace_folder(folder, contents)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another place") from error
+    replace_folder(folder, contents)
     return sum(map(len, contents.values()))

@@ -102,7 +102,7 @@ def make_folder(folder: Path, parents: bool = False) -> None:
     except FileExistsError:
         raise OutputError(f"{folder}: is a file, not a folder; choose another output folder") from None
     except OSError as error:
-        raise _output_error(folder, error) from error
+        raise output_error(folder, error) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -123,7 +123,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         if not _written_unnamed(target, data):
             _write_beside(target, data)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 def _written_unnamed(target: Path, data: bytes) -> bool:
@@ -204,7 +204,7 @@ def _locked(target: Path) -> tuple[BinaryIO, Path]:
         handle.close()  # removed between its creation and the lock
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
     remedy = _REMEDIES.get(error.errno or 0) or f"{error.strerror or error}; choose another place"
     kind = DiskError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else OutputError
     return kind(f"{path}: cannot be written: {remedy}")
