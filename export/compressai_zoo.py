@@ -25,7 +25,13 @@ CHECKERBOARDS = {
     "elic2022-chandelier": "sensetime.Elic2022Chandelier",
 }
 """Architectures with a checkerboard context → their class."""
-SERVED = EXACT | CHECKERBOARDS
+RASTER_SCANS = {
+    "mbt2018": "google.JointAutoregressiveHierarchicalPriors",
+    "cheng2020-anchor": "waseda.Cheng2020Anchor",
+    "cheng2020-attn": "waseda.Cheng2020Attention",
+}
+"""Architectures with a raster-scan context → their class."""
+SERVED = EXACT | CHECKERBOARDS | RASTER_SCANS
 
 _SERIAL = (
     "the scales of its latents depend on latents decoded before them (serial context), which cannot be served exactly "
@@ -36,10 +42,7 @@ _VARIABLE = (
     "latents; take a fixed-rate checkpoint for each quality, such as mbt2018-mean or bmshj2018-hyperprior"
 )
 REFUSED = {
-    "cheng2020-attn": _SERIAL,
-    "cheng2020-anchor": _SERIAL,
     "mbt2018-vbr": _SERIAL,
-    "mbt2018": _SERIAL,
     "channel-conditional": _SERIAL,
     "TCM": _SERIAL,
     "STF": _SERIAL,
@@ -155,7 +158,7 @@ def _widths(architecture: str, weights: Mapping[str, Tensor]) -> Sequence[Any]:
     def width(name: str) -> int:
         return len(weights[name]) if name in weights and weights[name].ndim else 0
 
-    if architecture in CHECKERBOARDS and "elic" not in architecture:
+    if architecture.startswith("cheng2020"):
         return (width("g_a.0.conv1.bias") or 1,)
     if architecture not in CHECKERBOARDS:
         return (width("g_a.0.bias") or 1, width("g_a.6.bias") or 1)

@@ -25,7 +25,7 @@ from ugicm.export.source import GraphSource
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
 OPSET = 20
-SYMBOL_MAX = {"n": 64, "h": 1024, "w": 1024}
+SYMBOL_MAX = {"n": 64, "h": 1024, "w": 1024, "p": 2**20}
 _MARK = "/own"
 CHECK_SIZES = ((2, 3, 1), (3, 1, 2))
 

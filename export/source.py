@@ -23,7 +23,8 @@ class GraphSource:
         module: the wrapper, in evaluation mode; its forward takes `inputs` in order.
         inputs, outputs: names in the bundle.
         example: (height, width in strides of the codec, batch) to example inputs.
-        dynamic: for each input, axis → symbol as "n", "h", "w" or a multiple such as "4h".
+        dynamic: for each input, axis → symbol as "n", "h", "w", or "p" for a number of positions, or a multiple such as
+            "4h".
         tolerance: largest difference from PyTorch that the check after export accepts, in units of the output.
         like: an earlier graph of the same module class, which differs in the sizes and values of parameters and buffers
             alone: then tracing that one serves both. None traces this one.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,8 +19,11 @@ from torch import Tensor, nn
 
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.source import GraphSource, Source
+from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
-from ugicm.runtime.schedule import POSITIONS, Stage
+from ugicm.runtime.flow import drive
+from ugicm.runtime.schedule import POSITIONS, WAVEFRONT, Stage
+from ugicm.runtime.wavefront import At, walk
 
 BAND_BITS = 12
 BLOCK = 1024
@@ -94,6 +99,9 @@ def run_stages(
     known = {"z": z, "y_hat": y_hat, "even": even_mask(height, width).numpy().astype(z.dtype)}
     known.update(zip(source.graphs["h_s"].outputs, run("h_s", known), strict=True))
     for stage in source.schedule.stages:
+        if stage.positions == WAVEFRONT:
+            _run_wavefront(source, stage, run, known, symbols_of, index, symbols, y_hat)
+            continue
         (a, b), there = stage.channels, positions_mask(stage.positions, height, width)
         known.update(zip(source.graphs[stage.graph].outputs, run(stage.graph, known), strict=True))
         decoded = symbols_of(stage, known["index"])
@@ -106,24 +114,60 @@ def run_stages(
     return index, symbols, y_hat
 
 
+def _run_wavefront(
+    source: Source,
+    stage: Stage,
+    run: Run,
+    known: Mapping[str, np.ndarray],
+    symbols_of: Callable[[Stage, np.ndarray], np.ndarray],
+    *filled: np.ndarray,
+) -> None:
+    """Decodes a stage of one file step by step into the three arrays that `run_stages` returns."""
+    if len(filled[0]) != 1:
+        raise ValueError(f"a wavefront takes one file, not {len(filled[0])}")
+    names = {name: source.graphs[name] for name in (stage.graph, stage.after) if name}
+    index, symbols, y_hat = (array[0, slice(*stage.channels)] for array in filled)
+
+    def code(at: At, found: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        whole = np.zeros((1, *index.shape), index.dtype)
+        whole[0][:, at[0], at[1]] = found
+        index[:, at[0], at[1]] = found
+        decoded = symbols_of(stage, whole)[0][:, at[0], at[1]].astype(mean.dtype)
+        symbols[:, at[0], at[1]] = decoded
+        return decoded + mean
+
+    inputs_outputs = {name: (graph.inputs, graph.outputs) for name, graph in names.items()}
+    drive(
+        walk(stage, inputs_outputs, known, y_hat, code, lambda name, inputs: (name, inputs)),
+        lambda asked: run(*cast(Any, asked)),
+    )
+
+
 def in_torch(source: Source, dtype: torch.dtype) -> Run:
     """Runs graphs as torch modules in a float type; one at a time is copied, so a large codec needs no second copy."""
 
+    @lru_cache(1)
+    def converted(name: str) -> nn.Module:
+        return copy.deepcopy(source.graphs[name].module).to(dtype).eval()
+
     def run(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         graph = source.graphs[name]
-        module = copy.deepcopy(graph.module).to(dtype).eval()
         with torch.no_grad():
-            outputs = module(*(torch.from_numpy(known[i].copy()).to(dtype) for i in graph.inputs))
+            outputs = converted(name)(*(torch.from_numpy(known[i].copy()).to(dtype) for i in graph.inputs))
         return [o.numpy() for o in ((outputs,) if isinstance(outputs, Tensor) else outputs)]
 
     return run
 
 
 def in_onnxruntime(source: Source, models: Mapping[str, bytes], backend: OnnxRuntime) -> Run:
-    """Runs graphs, given as ONNX bytes by name, in ONNX Runtime; a session lasts as long as a run."""
+    """Runs graphs, given as ONNX bytes by name, in ONNX Runtime; a session lasts until another graph runs."""
+
+    @lru_cache(1)
+    def loaded(name: str) -> Graph:
+        return backend.load(models[name], name)
 
     def run(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        return backend.load(models[name], name)({i: known[i] for i in source.graphs[name].inputs})
+        return loaded(name)({i: known[i] for i in source.graphs[name].inputs})
 
     return run
 

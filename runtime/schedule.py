@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-EVEN, ODD, ALL = "even", "odd", "all"
-POSITIONS: dict[str, tuple[int, ...]] = {EVEN: (0,), ODD: (1,), ALL: (0, 1)}
-"""Name → the parities of row + column that it stands for."""
+EVEN, ODD, ALL, WAVEFRONT = "even", "odd", "all", "wavefront"
+POSITIONS: dict[str, tuple[int, ...]] = {EVEN: (0,), ODD: (1,), ALL: (0, 1), WAVEFRONT: (0, 1)}
+"""Name → the parities of row + column that it stands for; the last is all in the steps of `ugicm.runtime.wavefront`."""
 
 BAND_BITS = range(6, 21)
 BLOCKS = range(64, 65537)
@@ -30,7 +30,7 @@ class Stage:
     Attributes:
         graph: gives "index" and "mean", (n, b - a, H, W) float32, from what is known.
         channels: (a, b): the stage decodes channels a..b - 1 of `y`.
-        positions: "even" where row + column is even, "odd", or "all".
+        positions: "even" where row + column is even, "odd", "all", or "wavefront", which is all in many steps.
         after: the graph whose output "lrp", (n, b - a, H, W), is added to the decoded latents (latent residual
             prediction), or None.
     """
@@ -88,7 +88,7 @@ class Schedule:
             if first >= end:
                 raise ValueError(f"stage {stage.graph} decodes no channel")
             if not isinstance(stage.positions, str) or stage.positions not in POSITIONS:
-                raise ValueError(f"stage {stage.graph}: positions are even, odd or all")
+                raise ValueError(f"stage {stage.graph}: positions are {', '.join(POSITIONS)}")
             for parity in POSITIONS[stage.positions]:
                 if any(decoded[parity][first:end]):
                     raise ValueError(f"stage {stage.graph} decodes latents that were decoded before")

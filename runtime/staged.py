@@ -20,7 +20,7 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.rounding import quantise
 from ugicm.runtime.errors import BundleError
 from ugicm.runtime.guard import CrowdedError, Rounding, halved
-from ugicm.runtime.schedule import POSITIONS, Stage
+from ugicm.runtime.schedule import POSITIONS, WAVEFRONT, Stage
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
 from ugicm.runtime.symbols import checkerboard
 
@@ -47,28 +47,51 @@ class Latents:
         self.y_hat = np.zeros((1, m.latent_channels, height, width), np.float32)
         self.symbols = np.zeros(self.y_hat.shape, np.int32)
         parity = np.add.outer(np.arange(height), np.arange(width)) % 2
-        self._at = {name: np.isin(parity, parities) for name, parities in POSITIONS.items()}
+        # For each name what indexes (rows, columns); of a wavefront, those of the step that runs.
+        self._at: dict[str, tuple[np.ndarray, ...]] = {k: (np.isin(parity, v),) for k, v in POSITIONS.items()}
         self._known = {"z": z.astype(np.float32), "y_hat": self.y_hat, "even": checkerboard(height, width)}
 
     def of(self, stage: Stage, latents: np.ndarray) -> np.ndarray:
         """(n,) of (1, M, H, W): what a stage decodes, in scan order."""
-        return latents[0, slice(*stage.channels)][:, self._at[stage.positions]].ravel()
+        index: tuple[Any, ...] = (slice(None), *self._at[stage.positions])
+        return latents[0, slice(*stage.channels)][index].ravel()
 
     def decode(self, coded: Coded, run: Run) -> Asks:
         """Runs `h_s` and all stages in order; `coded` gives the symbols of each."""
         yield from self._run("h_s", run)
         schedule = self._bundle.manifest.schedule
         for stage in schedule.stages if schedule else ():
+            if stage.positions == WAVEFRONT:
+                yield from self._walk(stage, coded, run)
+                continue
             yield from self._run(stage.graph, run)
             index, mean = (self._part(stage, name) for name in ("index", "mean"))
             symbols = coded(stage, index.ravel(), mean.ravel())
             symbols = symbols.reshape(index.shape)
-            part, at = slice(*stage.channels), self._at[stage.positions]
+            part, at = slice(*stage.channels), self._at[stage.positions][0]
             self.symbols[0, part][:, at] = symbols
             self.y_hat[0, part][:, at] = symbols + mean
             if stage.after is not None:
                 yield from self._run(stage.after, run)
                 self.y_hat[0, part][:, at] += self._part(stage, "lrp")
+
+    def _walk(self, stage: Stage, coded: Coded, run: Run) -> Asks:
+        """A stage in wavefronts, each step of which is coded as a stage is."""
+        from ugicm.runtime.wavefront import At, walk
+
+        names = {}
+        for name in (stage.graph, *([stage.after] if stage.after else [])):
+            entry = self._bundle.graph(name)[0]
+            names[name] = (entry.inputs, entry.outputs)
+        known = self.symbols[0, slice(*stage.channels)]
+
+        def code(at: At, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
+            self._at[stage.positions] = at
+            symbols = coded(stage, index.ravel(), mean.ravel()).reshape(index.shape)
+            known[:, at[0], at[1]] = symbols
+            return symbols.astype(np.float32) + mean
+
+        yield from walk(stage, names, self._known, self.y_hat[0, slice(*stage.channels)], code, run)
 
     def _run(self, graph: str, run: Run) -> Asks:
         entry = self._bundle.graph(graph)[0]
@@ -84,7 +107,7 @@ class Latents:
                 f"{self._bundle.path}: graph {stage.graph} gives {name} as {found.dtype} {found.shape}; "
                 "export the bundle again"
             )
-        return found[0][:, self._at[stage.positions]]
+        return found[0][:, self._at[stage.positions][0]]
 
 
 def decode(bundle: Bundle, z: np.ndarray, stream: bytes, guard: Guard, name: str, run: Run) -> Asks:

@@ -91,6 +91,42 @@ def lively_staged(architecture: str, *widths: Any) -> Any:
     return model
 
 
+RASTER_WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "mbt2018": ((6, 9), (8, 12)),
+    "cheng2020-anchor": ((8,), (12,)),
+    "cheng2020-attn": ((8,), (12,)),
+}
+"""Architectures with a raster-scan context → arguments of their class, two widths."""
+
+
+@torch.no_grad()
+def lively_raster(architecture: str, *widths: int) -> Any:
+    """A random model with a raster-scan context whose scales spread over the table and fit its latents.
+
+    Random contexts amplify rounding from position to position, which trained ones forget; so the latents' own counts
+    for less here.
+    """
+    torch.manual_seed(5)
+    model = class_of(architecture)(*widths).eval()
+    x = torch.from_numpy(photograph(256, 256)).permute(2, 0, 1)[None].float() / 255
+    last = [m for m in model.g_a if isinstance(m, nn.Conv2d)][-1]  # attention may follow
+    y = made_by(last, lambda: model.g_a(x))
+    spread = torch.logspace(-1.3, 1.6, y.shape[1])[torch.randperm(y.shape[1])]
+    rescale(last, y, spread, 0)
+    y = model.g_a(x)
+    rescale(model.h_a[-1], model.h_a(y), 12.0, 0.5)
+    model.entropy_bottleneck._update_quantiles()
+    # Each channel of the latents counts the same, so that a loud one does not drown the others.
+    model.context_prediction.weight.mul_(0.8 / spread[None, :, None, None])
+    last = model.entropy_parameters[-1]
+    std = torch.cat([0.15 * spread, 0.3 * spread])
+    rescale(last, made_by(last, lambda: model(x)), std, torch.cat([1.2 * spread, torch.zeros_like(spread)]))
+    convolutions = [m for m in model.g_s.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    outputs = made_by(convolutions[-1], lambda: model(x))
+    rescale(convolutions[-1], outputs, 0.2 * torch.ones(outputs.shape[1]), 0.45)
+    return model
+
+
 def made_by(layer: nn.Module, run: Callable[[], Any]) -> Tensor:
     """The last output of a layer while something runs."""
     outputs: list[Tensor] = []

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ugicm.runtime.graphs.run import Networks, each
+from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.stage_admission import admit
+
+ALIKE = ("even", "gain", "inverse_gain")
+"""Inputs that are the same for all files of one size and quality."""
 
 
 def staged(networks: Networks, files: Sequence[dict[str, np.ndarray]], graph: str) -> list[list[np.ndarray]]:
@@ -24,10 +27,11 @@ def staged(networks: Networks, files: Sequence[dict[str, np.ndarray]], graph: st
     if len(files) == 1:
         outputs = [list(loaded(files[0]))]
     else:
-        alike = {name: array for name, array in files[0].items() if name == "even"}
+        alike = {name: array for name, array in files[0].items() if name in ALIKE}
         stacked = {name: np.concatenate([file[name] for file in files]) for name in files[0] if name not in alike}
         found = loaded({**stacked, **alike})
-        outputs = [[output[part] for output in found] for part in each(files)]
+        ends = np.cumsum([len(file[next(iter(stacked))]) for file in files])[:-1]
+        outputs = [list(parts) for parts in zip(*(np.split(output, ends) for output in found), strict=True)]
     networks.count("stages", started)
     return outputs
 

@@ -1,0 +1,184 @@
+"""What the sources of CompressAI's codecs with context share: example inputs, transforms as graphs, what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ugicm.export.compressai_source import (
+    HYPER_STRIDE,
+    LATENT_STRIDE,
+    REACHES,
+    TABLE_FLOOR,
+    TABLE_TAIL,
+    AnalysisGraph,
+    HyperAnalysisGraph,
+    SynthesisGraph,
+    integer_probabilities,
+    tolerance_of,
+)
+from ugicm.export.compressai_zoo import ZooModel
+from ugicm.export.lowering import lower_inside
+from ugicm.export.source import GraphSource, Source, digest
+from ugicm.models.macs import count_macs
+from ugicm.runtime.schedule import Schedule
+
+RATIO = HYPER_STRIDE // LATENT_STRIDE
+MACS_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Hyperprior:
+    """The networks of a model that make `z` and read it."""
+
+    h_a: nn.Module
+    h_s: nn.Module
+    bottleneck: Any
+
+    @property
+    def centres(self) -> Tensor:
+        """(Nz,) the medians of `z`."""
+        centres: Tensor = self.bottleneck.quantiles[:, 0, 1].detach().clone()
+        return centres
+
+    @property
+    def medians(self) -> Tensor:
+        """(Nz, 1, 1)."""
+        return self.centres[:, None, None]
+
+
+class Examples:
+    """Inputs of the graphs at any size, plausible and always new.
+
+    Args:
+        channels: of each input but `image`, by name; those called "context…" are half as wide as the latents.
+    """
+
+    def __init__(self, channels: dict[str, int]) -> None:
+        self.generator = torch.Generator().manual_seed(7)
+        self.channels = channels
+        self.ones = torch.ones(1, channels["y_hat"], 1, 1)
+
+    def image(self, h: int, w: int, n: int) -> tuple[Tensor, ...]:
+        shape = (n, h * HYPER_STRIDE, w * HYPER_STRIDE, 3)
+        return torch.randint(0, 256, shape, generator=self.generator, dtype=torch.uint8), self.ones
+
+    def of(self, names: tuple[str, ...]) -> Callable[[int, int, int], tuple[Tensor, ...]]:
+        """Examples of inputs of these names."""
+
+        def example(h: int, w: int, n: int) -> tuple[Tensor, ...]:
+            given = []
+            for name in names:
+                if name == "inverse_gain":
+                    given.append(self.ones)
+                    continue
+                ratio = 1 if name == "z" else RATIO
+                width = w * ratio // (2 if name.startswith("context") else 1)
+                drawn = torch.randn(n, self.channels[name], h * ratio, width, generator=self.generator)
+                given.append(torch.round(2 * drawn) if name in ("z", "y_hat") else drawn)
+            return tuple(given)
+
+        return example
+
+    @staticmethod
+    def dynamic(names: tuple[str, ...]) -> tuple[dict[int, str], ...]:
+        axes: dict[str, dict[int, str]] = {"z": {0: "n", 2: "h", 3: "w"}, "inverse_gain": {}}
+        latents = {0: "n", 2: f"{RATIO}h", 3: f"{RATIO}w"}
+        halves = {0: "n", 2: f"{RATIO}h", 3: f"{RATIO // 2}w"}
+        return tuple(axes.get(name, halves if name.startswith("context") else latents) for name in names)
+
+
+def transform_graphs(model: Any, hyper: Hyperprior, examples: Examples) -> dict[str, GraphSource]:
+    """`g_a`, `h_a` and `g_s`; those of `model` are lowered in place."""
+    g_a, g_s = AnalysisGraph(lower_inside(model.g_a), None), SynthesisGraph(lower_inside(model.g_s), None)
+    h_a = HyperAnalysisGraph(hyper.h_a, hyper.medians, magnitudes=False)
+    pixels = {0: "n", 1: f"{HYPER_STRIDE}h", 2: f"{HYPER_STRIDE}w"}
+    latent, both = examples.of(("y_hat",)), ("y_hat", "inverse_gain")
+    latents = examples.dynamic(("y_hat",))
+    of_pixels, of_latents = tolerance_of(g_a(*examples.image(1, 1, 1))), tolerance_of(h_a(*latent(1, 1, 1)))
+    return {
+        "g_a": GraphSource(g_a, ("image", "gain"), ("y",), examples.image, (pixels, {}), of_pixels),
+        "h_a": GraphSource(h_a, ("y",), ("z",), latent, latents, of_latents),
+        "g_s": GraphSource(g_s, both, ("image",), examples.of(both), examples.dynamic(both), 1.0),
+    }
+
+
+def kmac_of_transforms(model: Any, hyper: Hyperprior, latent: int) -> dict[str, float]:
+    """kMAC/pixel of the transforms, as CompressAI computes them."""
+    x = torch.zeros(1, 3, MACS_SIDE, MACS_SIDE)
+    y = torch.zeros(1, latent, MACS_SIDE // LATENT_STRIDE, MACS_SIDE // LATENT_STRIDE)
+    z = torch.zeros(1, hyper.bottleneck.channels, MACS_SIDE // HYPER_STRIDE, MACS_SIDE // HYPER_STRIDE)
+    runs = {"g_a": (model.g_a, x), "h_a": (hyper.h_a, y), "h_s": (hyper.h_s, z), "g_s": (model.g_s, y)}
+    return {k: count_macs(m, lambda m=m, v=v: m(v)) / MACS_SIDE**2 / 1000 for k, (m, v) in runs.items()}  # type: ignore[misc]
+
+
+def kmac_of_stages(graphs: dict[str, GraphSource], schedule: Schedule) -> float:
+    """kMAC/pixel of all stages, as their graphs compute them."""
+    side = MACS_SIDE // HYPER_STRIDE
+    stages = [graphs[name] for name in schedule.graphs]
+    return sum(count_macs(g.module, lambda g=g: g.module(*g.example(side, side, 1))) for g in stages) / (  # type: ignore[misc]
+        MACS_SIDE**2 * 1000
+    )
+
+
+@torch.no_grad()
+def staged_source(
+    zoo: ZooModel,
+    hyper: Hyperprior,
+    latent: int,
+    entropy_graphs: Callable[[Examples], tuple[dict[str, GraphSource], Schedule]],
+) -> Source:
+    """A model with context as a `Source`: one quality, one view, every symbol coded.
+
+    Args:
+        zoo: its transforms are lowered in place.
+        hyper: its hyperprior.
+        latent: channels of `y`.
+        entropy_graphs: makes `h_s`, the graphs of all stages and the schedule.
+    """
+    model = cast(Any, zoo.module)
+    parameters = sum(p.numel() for p in model.parameters())
+    width, medians = hyper.bottleneck.channels, hyper.medians
+    kmac = kmac_of_transforms(model, hyper, latent)
+    probabilities = integer_probabilities(hyper.bottleneck, hyper.centres, REACHES[3])
+    limit = probabilities.shape[1] // 2
+    examples = Examples({"z": width, "y_hat": latent})
+    entropy, schedule = entropy_graphs(examples)
+    kmac["stages"] = kmac_of_stages(entropy, schedule)
+    kmac["encode"] = sum(v for k, v in kmac.items() if k != "g_s")
+    kmac["decode"] = kmac["h_s"] + kmac["stages"] + kmac["g_s"]
+
+    def analyse(image: Tensor, quality: int) -> np.ndarray:
+        z = torch.round(hyper.h_a(model.g_a(image[None])) - medians)
+        return z.clamp(-limit, limit).numpy().astype(np.int32)
+
+    built = f"built from its weights and the standard {len(zoo.scales)} scales"
+    return Source(
+        architecture=zoo.architecture,
+        stride=HYPER_STRIDE,
+        latent_stride=LATENT_STRIDE,
+        latent_channels=latent,
+        hyper_channels=width,
+        qualities=1,
+        graphs={**transform_graphs(model, hyper, examples), **entropy},
+        hyper_synthesis=None,
+        scales=zoo.scales,
+        z_probabilities=probabilities,
+        gain=np.ones((1, latent)),
+        inverse_gain=np.ones((1, latent)),
+        conditions={},
+        context=None,
+        context_digest=digest(nn.ModuleDict({name: graph.module for name, graph in entropy.items()})),
+        analyse=analyse,
+        model={"parameters": parameters, "kmac_per_pixel": {k: round(v, 3) for k, v in kmac.items()}},
+        skip_below=0.0,
+        table_tail=TABLE_TAIL,
+        table_floor=TABLE_FLOOR,
+        notes=() if zoo.updated else (f"its entropy tables were not updated: {built}",),
+        schedule=schedule,
+    )

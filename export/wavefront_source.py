@@ -1,0 +1,69 @@
+"""CompressAI's models with a raster-scan context as a `Source` whose schedule is one stage in wavefronts.
+
+CompressAI's `forward` gives the context and `g_s` latents rounded to integers; its `compress` and `decompress` give
+both the symbols plus their means, as is done here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ugicm.export.compressai_source import tolerance_of
+from ugicm.export.compressai_zoo import ZooModel
+from ugicm.export.lowering import lower
+from ugicm.export.source import GraphSource, Source
+from ugicm.export.staged_source import BAND_BITS, BLOCK, ScaleIndex
+from ugicm.export.staged_zoo import RATIO, Examples, Hyperprior, staged_source
+from ugicm.models.wavefront_stages import HyperFirstLayer, Step
+from ugicm.runtime.schedule import WAVEFRONT, Schedule, Stage
+from ugicm.runtime.wavefront import NEIGHBOURS, OFFSETS
+
+STEP = "step"
+"""The graph of the stage."""
+
+
+def wavefront_source(zoo: ZooModel) -> Source:
+    """`mbt2018` or a model of Cheng et al. as a `Source`: one quality, one view, every symbol coded.
+
+    Args:
+        zoo: its transforms are lowered in place.
+    """
+    model = cast(Any, zoo.module)
+    context, parameters = model.context_prediction, model.entropy_parameters
+    # Weights of a state dict are not masked yet; the taps that a step gathers are those that the mask leaves.
+    assert all(context.mask[0, 0, 2 + i, 2 + j] == 1 for i, j in OFFSETS) and context.mask[0, 0].sum() == len(OFFSETS)
+    hyper = Hyperprior(model.h_a, model.h_s, model.entropy_bottleneck)
+
+    def entropy_graphs(examples: Examples) -> tuple[dict[str, GraphSource], Schedule]:
+        h_s = HyperFirstLayer(lower(model.h_s), hyper.medians, context, parameters)
+        step = Step(context, parameters, ScaleIndex(zoo.scales), OFFSETS)
+        latent, first = context.in_channels, parameters[0].out_channels
+        widths = (len(OFFSETS) * latent, first)
+
+        def positions(h: int, w: int, n: int) -> tuple[Tensor, ...]:
+            count = n * h * w * RATIO**2
+            neighbours, said = (torch.randn(count, k, generator=examples.generator) for k in widths)
+            return torch.round(2 * neighbours), said
+
+        of_z = examples.of(("z",))
+        graphs = {
+            "h_s": GraphSource(
+                h_s, ("z",), ("hyper",), of_z, examples.dynamic(("z",)), tolerance_of(h_s(*of_z(1, 1, 1)))
+            ),
+            STEP: GraphSource(
+                step,
+                (NEIGHBOURS, "hyper"),
+                ("index", "mean"),
+                positions,
+                ({0: "p"}, {0: "p"}),
+                min(map(tolerance_of, step(*positions(1, 1, 1)))),
+            ),
+        }
+        schedule = Schedule(BAND_BITS, BLOCK, (Stage(STEP, (0, latent), WAVEFRONT),))
+        schedule.check(latent)
+        return graphs, schedule
+
+    return staged_source(zoo, hyper, model.M, entropy_graphs)
