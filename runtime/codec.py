@@ -103,12 +103,13 @@ class Codec:
         for decode "entropy", "exact", "context", "g_s"."""
         return self.networks.timings
 
-    def encode(self, image: np.ndarray, quality: int | None = None) -> bytes:
+    def encode(self, image: np.ndarray, quality: int | None = None, effort: int = 0) -> bytes:
         """Compresses an image.
 
         Args:
             image: (H, W, 3) uint8 RGB, each side 1 to 65535.
             quality: 1 (smallest) to `qualities`; None is 4, or the best of a codec with fewer.
+            effort: 0, or 1 or 2 for 5 or 10 steps of a search for better latents, which any decoder reads.
 
         Returns:
             The bytes of a .ugic file.
@@ -117,10 +118,15 @@ class Codec:
             ImageError: not such an array.
             QualityError: out of range.
             PartError: a bundle of the decoder only.
+            UsageError: no such effort, or none that this codec or backend can take.
         """
+        if effort:
+            from ugicm.runtime.effort import search
+
+            return self.answer(search.encode(self.networks, image, self.quality(quality), effort))
         from ugicm.runtime.encoder.flow import encoding
 
-        return self._answered(encoding(self.bundle, image, self.quality(quality)))
+        return self.answer(encoding(self.bundle, image, self.quality(quality)))
 
     def decode(
         self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None
@@ -152,7 +158,7 @@ class Codec:
         """Decodes several views; the entropy decode and all that no condition touches run once."""
         self.check_device(device)
         vectors = [self.condition(c) for c in conditions]
-        return self._answered(flow.decoding(self.bundle, data, name, vectors, device))
+        return self.answer(flow.decoding(self.bundle, data, name, vectors, device))
 
     def decode_many(self, sources: Iterable[Source], **options: Any) -> Iterator[Outcome]:
         """Decodes many files at once, in order; see `ugicm.runtime.many.pipeline.decode_many` for the options."""
@@ -194,7 +200,7 @@ class Codec:
 
     # ---- answers
 
-    def _answered(self, asking: flow.Flow[Any]) -> Any:
+    def answer(self, asking: flow.Flow[Any]) -> Any:
         """What a flow returns. Time that no network took counts as the range coder's."""
         times = self.timings
         times.clear()

@@ -6,6 +6,7 @@ image → `g_a` → y → `h_a` → z → exact path → rows, means → context
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,13 @@ def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
     """
     height, width = check_image(image)
     size = padded_size(height, width, bundle.manifest.stride)
-    run = asking(size, quality)
-    y, z = yield run(analysis.analysed, image, quality)
+    y, z = yield asking(size, quality)(analysis.analysed, image, quality)
+    return (yield from writing(bundle, y, z, quality, height, width))
+
+
+def writing(bundle: Bundle, y: Any, z: np.ndarray, quality: int, height: int, width: int) -> Flow[bytes]:
+    """Latents `y`, after the gain, and int32 `z` of an image of a size to the bytes of a .ugic file."""
+    run = asking(padded_size(height, width, bundle.manifest.stride), quality)
     guard = None
     if bundle.manifest.schedule is not None:
         from ugicm.runtime import staged

@@ -1,0 +1,117 @@
+"""Distortion of a view and its gradient by `y_hat`, as one graph derived from the bundle's own synthesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ugicm.runtime.backends import Graph as Loaded
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.effort.backward import relaxed, vector_jacobian
+from ugicm.runtime.effort.nodes import FLOAT, Graph, Node, joined, read, write
+from ugicm.runtime.graphs.tiles import Tile, cut
+from ugicm.runtime.graphs.views import view_weights
+from ugicm.runtime.onnx_bytes.weights import graph_weights
+
+
+def synthesis(bundle: Bundle, condition: np.ndarray | None) -> Graph:
+    """`g_s` under a condition, from "y_hat" and "inverse_gain" to a picture of real numbers, NHWC in 8-bit levels."""
+    graphs = bundle.manifest.graphs
+    entry, model = bundle.graph("g_s")
+    if condition is not None and "g_s.view" in graphs:
+        weights = view_weights(graph_weights(model, bundle.path / entry.file), bundle.manifest.views, condition)
+        head = read(bundle.graph("g_s.view")[1], weights)
+    else:
+        head = read(model)
+        if condition is not None:
+            inputs = {name: kind for name, kind in head.inputs.items() if name != "condition"}
+            head = replace(head, inputs=inputs, constants={**head.constants, "condition": condition})
+    if "g_s_trunk" in graphs:
+        head = joined(read(bundle.graph("g_s_trunk")[1]), head, "features")
+    return relaxed(head)
+
+
+def distortion_graph(bundle: Bundle, condition: np.ndarray | None) -> bytes:
+    """An ONNX file: "y_hat", "inverse_gain", "target" and "weight" to "gradient" and "squares".
+
+    target: (1, H, W, 3) float32 in 8-bit levels. weight: (1, H, W, 1) float32. squares: the sum of weight times the
+    squared difference of the clipped picture; gradient: of half of it by `y_hat`.
+    """
+    graph = synthesis(bundle, condition)
+    (picture,) = graph.outputs
+    constants = {**graph.constants, "loss/black": np.zeros((), np.float32), "loss/white": np.full((), 255, np.float32)}
+    nodes = (
+        *graph.nodes,
+        Node("Clip", (picture, "loss/black", "loss/white"), ("loss/picture",)),
+        Node("Sub", ("loss/picture", "target"), ("loss/difference",)),
+        Node("Mul", ("loss/difference", "weight"), ("loss/seed",)),
+        Node("Mul", ("loss/difference", "loss/seed"), ("loss/square",)),
+        Node("ReduceSum", ("loss/square",), ("squares",), {"keepdims": 0}),
+    )
+    inputs = {**graph.inputs, "target": FLOAT, "weight": FLOAT}
+    graph = replace(graph, nodes=nodes, constants=constants, inputs=inputs)
+    found = vector_jacobian(graph, "loss/picture", "y_hat", "loss/seed")
+    named = (*found.graph.nodes, Node("Identity", (found.name,), ("gradient",)))
+    return write(replace(found.graph, nodes=named), {"gradient": FLOAT, "squares": FLOAT})
+
+
+def context_graph(bundle: Bundle) -> bytes:
+    """An ONNX file: the inputs of the context and "seed", the gradient by its output, to that by "symbols"."""
+    graph = relaxed(read(bundle.graph("context")[1]))
+    found = vector_jacobian(graph, graph.outputs[0], "symbols", "seed")
+    named = (*found.graph.nodes, Node("Identity", (found.name,), ("gradient",)))
+    inputs = {**graph.inputs, "seed": FLOAT}
+    return write(replace(found.graph, nodes=named, inputs=inputs), {"gradient": FLOAT})
+
+
+class Distortion:
+    """The distortion of views of one picture, and its gradient, in windows where the picture is large.
+
+    Args:
+        target: (1, H, W, 3) float32, padded.
+        weight: (1, H, W, 1) float32, bits for a squared difference of one level; 0 where the picture is padding.
+        inverse_gain: (1, M, 1, 1) float32.
+        graphs: for each view its share of the loss and its loaded distortion graph.
+        windows: of the latents.
+    """
+
+    def __init__(
+        self,
+        target: np.ndarray,
+        weight: np.ndarray,
+        inverse_gain: np.ndarray,
+        graphs: Sequence[tuple[float, Loaded]],
+        windows: Sequence[Tile],
+    ) -> None:
+        self._target, self._weight, self._inverse_gain = target, weight, inverse_gain
+        self._graphs, self._windows = graphs, windows
+
+    def __call__(self, y_hat: np.ndarray) -> tuple[np.ndarray, float]:
+        """(gradient by `y_hat`, distortion), in bits, of a `y_hat` (1, M, h, w)."""
+        gradient, bits = np.zeros_like(y_hat), 0.0
+        stride = self._target.shape[1] // y_hat.shape[2]
+        for tile in self._windows:
+            rows, columns = (slice(s.start, s.stop) for s in tile)
+            weight = _kept(self._weight, tile, stride)
+            inputs = {
+                "y_hat": y_hat[:, :, rows, columns],
+                "inverse_gain": self._inverse_gain,
+                "target": cut(self._target, tile, stride, image=True),
+                "weight": weight,
+            }
+            for share, graph in self._graphs:
+                found, squares = graph(inputs)
+                gradient[:, :, rows, columns] += np.float32(2 * share) * found
+                bits += share * float(squares)
+        return gradient, bits
+
+
+def _kept(weight: np.ndarray, tile: Tile, stride: int) -> np.ndarray:
+    """The weights of a window: those of what it only overlaps are 0."""
+    found = np.zeros_like(cut(weight, tile, stride, image=True))
+    inner = tuple(slice((s.keep_start - s.start) * stride, (s.keep_stop - s.start) * stride) for s in tile)
+    outer = tuple(slice(s.keep_start * stride, s.keep_stop * stride) for s in tile)
+    found[:, inner[0], inner[1]] = weight[:, outer[0], outer[1]]
+    return found

@@ -1,0 +1,123 @@
+"""Gradient steps on the latents of one picture, with symbols relaxed and `z` kept.
+
+A symbol is relaxed to floor + sigmoid((fraction − ½) / temperature), which tends to rounding as the temperature falls.
+Adam's second moment is averaged over each channel, so that symbols whose gradient is rarely large are not thrown about.
+Rate and rounding are numpy's, the distortion and the context run as graphs. Compare Yang, Bamler and Mandt,
+"Improving inference for neural image compression", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ugicm.runtime.effort.rate import Rate
+
+HOT, COLD = 0.5, 0.05
+SECOND_MOMENT = 0.9
+COOLING = 10.0  # how far the step falls from the first to the last
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps, the length of the first in symbols, and the momentum."""
+
+    steps: int
+    length: float
+    momentum: float
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What steps start from, (1, M, h, w) each.
+
+    Attributes:
+        y: float32, after the gain.
+        rows: table rows.
+        mean: float32 means before the context.
+        coded: float32, 0 where the row is skipped, else 1.
+        anchor: (1, 1, h, w) float32, 1 where a symbol is decoded before the context; None without a context.
+    """
+
+    y: np.ndarray
+    rows: np.ndarray
+    mean: np.ndarray
+    coded: np.ndarray
+    anchor: np.ndarray | None
+
+
+Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(symbols of anchors, mean) to means of all, those of the others refined."""
+Pull = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(symbols of anchors, mean, gradient by the refined means) to the gradient by the symbols of anchors."""
+Distort = Callable[[np.ndarray], tuple[np.ndarray, float]]
+"""`y_hat` to the gradient of the weighted distortion, in bits, and the distortion."""
+
+
+def relax(residual: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Relaxed symbols of y − mean and their slope."""
+    low = np.floor(residual)
+    soft = 1 / (1 + np.exp((0.5 + low - residual) / np.float32(temperature)))
+    return low + soft, soft * (1 - soft) / np.float32(temperature)
+
+
+def descend(
+    latents: Latents,
+    rate: Rate,
+    distort: Distort,
+    schedule: Schedule,
+    refine: Refine | None,
+    pull: Pull | None,
+    watch: Callable[[int, float], None] | None = None,
+) -> np.ndarray:
+    """`y`, float32, after the steps of a schedule; `watch` hears of each step and its loss in bits."""
+    y = latents.y.copy()
+    first = np.zeros_like(y)
+    second = np.zeros((1, y.shape[1], 1, 1), np.float32)
+    n = schedule.steps
+    for step in range(n):
+        part = step / max(1, n - 1)
+        gradient, loss = _gradient(y, latents, rate, distort, HOT * (COLD / HOT) ** part, refine, pull)
+        first = schedule.momentum * first + (1 - schedule.momentum) * gradient
+        power = np.mean(np.square(gradient), axis=(2, 3), keepdims=True)
+        second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * power
+        scale = np.sqrt(second / (1 - SECOND_MOMENT ** (step + 1))) * (1 - schedule.momentum ** (step + 1))
+        length = schedule.length * COOLING**-part
+        y -= np.float32(length) * first / (scale + np.float32(1e-12))
+        if watch is not None:
+            watch(step, loss)
+    return y
+
+
+def _gradient(
+    y: np.ndarray,
+    latents: Latents,
+    rate: Rate,
+    distort: Distort,
+    temperature: float,
+    refine: Refine | None,
+    pull: Pull | None,
+) -> tuple[np.ndarray, float]:
+    """The gradient of bits + distortion by `y`, through the relaxed symbols, and the loss."""
+    anchor, mean = latents.anchor, latents.mean
+    symbols, slope = relax(y - mean, temperature)
+    means = mean
+    if anchor is not None:
+        assert refine is not None and pull is not None
+        anchors = symbols * (latents.coded * anchor)
+        means = refine(anchors, mean)
+        others, others_slope = relax(y - means, temperature)
+        symbols = np.where(anchor > 0, symbols, others)
+        slope = np.where(anchor > 0, slope, others_slope)
+    symbols *= latents.coded
+    slope *= latents.coded
+    bits, bits_slope = rate(symbols, latents.rows)
+    by_y_hat, distortion = distort(means + symbols)
+    by_symbols = by_y_hat + bits_slope
+    if anchor is not None:
+        assert pull is not None
+        by_means = (by_y_hat - slope * by_symbols) * (1 - anchor)
+        by_symbols = by_symbols + pull(anchors, mean, by_means) * anchor
+    return by_symbols * slope, float(bits.sum()) + distortion

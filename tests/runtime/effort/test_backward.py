@@ -1,0 +1,132 @@
+"""Each rule of reverse-mode differentiation against differences of what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.effort.backward import UnsupportedError, relaxed, vector_jacobian
+from ugicm.runtime.effort.nodes import Graph, Node, joined, read, write
+
+RNG = np.random.default_rng(5)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(0, 1, shape).astype(np.float32)
+
+
+CASES = {
+    "pointwise": ("Conv", {"w": normal(6, 4, 1, 1), "b": normal(6)}, {}),
+    "depthwise": ("Conv", {"w": normal(4, 1, 3, 3)}, {"group": 4, "pads": [1, 1, 1, 1]}),
+    "grouped, dilated": ("Conv", {"w": normal(6, 2, 3, 3)}, {"group": 2, "dilations": [2, 2], "pads": [2, 2, 2, 2]}),
+    "uneven padding": ("Conv", {"w": normal(3, 4, 3, 2)}, {"pads": [2, 0, 1, 1]}),
+    "strided": ("Conv", {"w": normal(3, 4, 5, 5)}, {"strides": [2, 2], "pads": [2, 2, 2, 2]}),
+    "patches": ("Conv", {"w": normal(3, 4, 2, 2)}, {"strides": [2, 2]}),
+    "transposed": (
+        "ConvTranspose",
+        {"w": normal(4, 3, 5, 5)},
+        {"strides": [2, 2], "pads": [2, 2, 2, 2], "output_padding": [1, 1]},
+    ),
+    "relu": ("Relu", {}, {}),
+    "leaky": ("LeakyRelu", {}, {"alpha": 0.2}),
+    "factor": ("Mul", {"w": normal(1, 4, 1, 1)}, {}),
+    "square": ("Mul", {"x": None}, {}),
+    "quotient": ("Div", {"w": 2 + normal(1, 4, 1, 1) ** 2}, {}),
+    "difference": ("Sub", {"w": normal(1, 4, 1, 1)}, {}),
+    "clipped": ("Clip", {"w": np.float32(-0.5), "b": np.float32(0.5)}, {}),
+    "sigmoid": ("Sigmoid", {}, {}),
+    "tanh": ("Tanh", {}, {}),
+    "erf": ("Erf", {}, {}),
+    "exp": ("Exp", {}, {}),
+    "gelu": ("Gelu", {}, {}),
+    "power": ("Pow", {"w": np.float32(2)}, {}),
+    "turned": ("Transpose", {}, {"perm": [0, 2, 3, 1]}),
+    "reshaped": ("Reshape", {"w": np.array([0, 2, -1])}, {}),
+    "shuffled, CRD": ("DepthToSpace", {}, {"blocksize": 2, "mode": b"CRD"}),
+    "shuffled, DCR": ("DepthToSpace", {}, {"blocksize": 2}),
+    "unshuffled": ("SpaceToDepth", {}, {"blocksize": 2}),
+}
+
+
+def graph_of(operator: str, constants: dict[str, np.ndarray | None], attributes: dict[str, object]) -> Graph:
+    node = Node(operator, ("x", *constants), ("y",), attributes)
+    return Graph((node,), {k: v for k, v in constants.items() if v is not None}, {"x": 1}, ("y",), 20)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_gradient_is_what_differences_say(case: str) -> None:
+    graph = graph_of(*CASES[case])
+    forward = OnnxRuntime(threads=1).load(write(graph, {"y": 1}), "forward")
+    found = vector_jacobian(graph, "y", "x", "seed")
+    inputs = {**graph.inputs, "seed": 1}
+    backward = OnnxRuntime(threads=1).load(write(replace(found.graph, inputs=inputs), {found.name: 1}), "backward")
+    for shape in ((1, 4, 4, 6), (2, 4, 8, 2)):
+        x, direction = normal(*shape), normal(*shape)
+        seed = normal(*forward({"x": x})[0].shape)
+        gradient = backward({"x": x, "seed": seed})[0]
+        assert gradient.shape == x.shape
+        step = np.float32(1e-3)
+        ahead, behind = (forward({"x": x + sign * step * direction})[0].astype(float) for sign in (1, -1))
+        slope = float(((ahead - behind) * seed).sum() / (2 * step))
+        # Differences cross a few kinks of piecewise linear functions, and lose digits.
+        assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02, abs=0.05)
+
+
+def test_paths_that_meet_add_up() -> None:
+    nodes = (
+        Node("Relu", ("x",), ("a",)),
+        Node("Mul", ("x", "a"), ("b",)),
+        Node("Add", ("b", "x"), ("y",)),
+    )
+    found = vector_jacobian(Graph(nodes, {}, {"x": 1}, ("y",), 20), "y", "x", "seed")
+    graph = replace(found.graph, inputs={"x": 1, "seed": 1})
+    backward = OnnxRuntime(threads=1).load(write(graph, {found.name: 1}), "backward")
+    x = normal(1, 4, 2, 2)
+    assert np.allclose(backward({"x": x, "seed": np.ones_like(x)})[0], 1 + 2 * np.maximum(x, 0))
+
+
+def test_rounding_is_as_if_it_were_not_there() -> None:
+    constants = {"scale": np.float32(0.25), "zero": np.uint8(7)}
+    nodes = (
+        Node("QuantizeLinear", ("x", "scale", "zero"), ("q",)),
+        Node("DequantizeLinear", ("q", "scale", "zero"), ("y",)),
+    )
+    graph = relaxed(Graph(nodes, constants, {"x": 1}, ("y",), 20))
+    x = normal(1, 2, 3, 3)
+    assert np.allclose(OnnxRuntime(threads=1).load(write(graph, {"y": 1}), "y")({"x": x})[0], x, atol=1e-6)
+
+
+def test_an_operator_without_a_rule_is_named() -> None:
+    with pytest.raises(UnsupportedError, match="Softmax"):
+        vector_jacobian(graph_of("Softmax", {}, {}), "y", "x", "seed")
+    with pytest.raises(UnsupportedError, match="depend"):
+        vector_jacobian(graph_of("Relu", {}, {}), "z", "x", "seed")
+
+
+def test_files_are_read_and_written_as_onnx_does(tmp_path: object) -> None:
+    import onnx
+
+    graph = graph_of(*CASES["transposed"])
+    again = read(write(graph, {"y": 1}))
+    assert again.nodes == graph.nodes and again.opset == 20 and again.inputs == {"x": 1} and again.outputs == ("y",)
+    assert np.array_equal(again.constants["w"], graph.constants["w"])
+    model = onnx.load_from_string(write(graph, {"y": 1}))
+    assert model.graph.node[0].attribute[0].name == "strides"
+    assert read(model.SerializeToString()).nodes == graph.nodes
+    floats = onnx.helper.make_tensor("f", 1, [2], [0.5, -1.0])  # numbers as such, not as raw bytes
+    ints = onnx.helper.make_tensor("i", 7, [1], [-3])
+    made = onnx.helper.make_graph([], "g", [], [], [floats, ints])
+    constants = read(onnx.helper.make_model(made).SerializeToString()).constants
+    assert constants["f"].tolist() == [0.5, -1.0] and constants["i"].tolist() == [-3]
+
+
+def test_graphs_join_though_their_names_are_alike() -> None:
+    one = graph_of("Relu", {}, {})
+    two = graph_of("Mul", {"w": np.float32(3)}, {})
+    both = joined(one, two, "x")
+    x = normal(1, 1, 2, 2)
+    (found,) = OnnxRuntime(threads=1).load(write(both, {both.outputs[0]: 1}), "both")({"x": x})
+    assert np.allclose(found, 3 * np.maximum(x, 0))

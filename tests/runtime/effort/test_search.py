@@ -1,0 +1,142 @@
+"""Encoding with effort: cheaper files, for the same decoders."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reference import decoder as reference
+from ugicm import Codec
+from ugicm.runtime import bitstream
+from ugicm.runtime.commands.encode import main
+from ugicm.runtime.effort import search
+from ugicm.runtime.effort.distortion import Distortion, distortion_graph
+from ugicm.runtime.effort.rate import Rate
+from ugicm.runtime.effort.sessions import derived
+from ugicm.runtime.encoder.analysis import symbols_of
+from ugicm.runtime.encoder.flow import encoding
+from ugicm.runtime.errors import UsageError
+from ugicm.runtime.graphs.tiles import Span, Tile, tiles
+from ugicm.runtime.symbols import z_rows
+from ugicm.runtime.tables import TOTAL
+
+
+def squares(codec: Codec, image: np.ndarray, data: bytes) -> float:
+    return float(np.square(codec.decode(data).astype(float) - image).sum())
+
+
+def price(codec: Codec, image: np.ndarray, quality: int) -> float:
+    """Bits that the codec pays for a squared difference, between the neighbours of a quality."""
+    less, more = (codec.encode(image, q) for q in (quality - 1, quality + 1))
+    return 8 * (len(more) - len(less)) / (squares(codec, image, less) - squares(codec, image, more))
+
+
+@pytest.mark.parametrize("quality", [2, 6])
+def test_effort_costs_less_at_the_codecs_own_price(codec: Codec, photograph: np.ndarray, quality: int) -> None:
+    files = [codec.encode(photograph, quality, effort) for effort in (0, 1, 2)]
+    each = price(codec, photograph, quality)
+    costs = [8 * len(data) + each * squares(codec, photograph, data) for data in files]
+    assert costs[1] < 0.99 * costs[0] and costs[2] < costs[1]
+    assert files[0] == codec.encode(photograph, quality) == codec.answer(encoding(codec.bundle, photograph, quality))
+
+
+def test_the_reference_decoder_reads_what_effort_wrote(codec: Codec, photograph: np.ndarray) -> None:
+    stream = bitstream.parse(codec.encode(photograph[:70, :50], 4, effort=1))
+    tables = [codec.bundle.z_tables, codec.bundle.y_tables]
+    rows_z = z_rows((1, 64, 2, 1))
+    z = np.array(decoded([stream.z], rows_z, tables[0])).reshape(rows_z.shape)
+    rows, _ = codec.networks.scales_and_means(z.astype(np.int32))
+    symbols = np.array(decoded(stream.y, rows, tables[1]), np.int32)
+    assert bitstream.symbol_checksum(z.astype(np.int32), symbols.reshape(rows.shape)) == stream.symbol_checksum
+
+
+def decoded(streams, rows, tables):
+    stops = np.cumsum(tables.lengths)
+    lists = [tables.frequencies[b - n : b].tolist() for b, n in zip(stops, tables.lengths, strict=True)]
+    return reference.decode_symbols(streams, rows.ravel().tolist(), lists, tables.offsets.tolist())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (65, 33)])
+def test_padding_counts_for_nothing(codec: Codec, photograph: np.ndarray, shape: tuple[int, int]) -> None:
+    image = photograph[: shape[0], : shape[1]]
+    found = search.Search(codec.networks, image)
+    assert found.inside.sum() == image[..., 0].size
+    data = codec.encode(image, 3, effort=1)
+    assert codec.decode(data).shape == image.shape
+    plain = codec.encode(image, 3)
+    assert len(data) <= len(plain) or squares(codec, image, data) < squares(codec, image, plain)
+
+
+def test_a_flat_picture_stays_as_it_is(codec: Codec) -> None:
+    image = np.full((64, 64, 3), 130, np.uint8)
+    assert len(codec.encode(image, 4, effort=1)) <= len(codec.encode(image, 4))
+
+
+def test_the_cheaper_of_plain_and_refined_is_kept(
+    codec: Codec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(search.SCHEDULES, 1, search.Schedule(2, 30.0, 0.6))  # far too long steps
+    assert codec.encode(photograph, 4, effort=1) == codec.encode(photograph, 4)
+
+
+def test_windows_give_the_gradient_of_the_whole(codec: Codec, photograph: np.ndarray) -> None:
+    bundle, found = codec.bundle, search.Search(codec.networks, photograph[:128, :192])
+    coded = found.analysed(5)
+    y_hat = codec.networks.latents(symbols_of(codec.networks, coded.y, coded.rows, coded.mean), coded.mean)
+    graph = derived(codec.networks, "distortion", partial(distortion_graph, bundle, found.vector))
+    parts = [Tile(Span(0, 8, 0, 8), Span(0, 12, 0, 12))], tiles(8, 12, 2, 40)
+    assert len(parts[1]) > 1
+    target = found.padded.astype(np.float32)
+    whole, pieces = (
+        Distortion(target, found.inside, bundle.inverse_gain[4:5], [(1.0, graph)], windows)(y_hat) for windows in parts
+    )
+    assert pieces[1] == pytest.approx(whole[1], rel=1e-5)
+    assert np.abs(pieces[0] - whole[0]).max() < 1e-4 * np.abs(whole[0]).max()
+    decoded = np.asarray(next(iter(codec.networks.pictures(y_hat, 5, [found.vector])))).astype(float)
+    # Decoding rounds; the loss does not.
+    assert whole[1] == pytest.approx(np.square(decoded - found.padded).sum(), rel=0.02)
+
+
+def test_bits_between_symbols_are_interpolated(codec: Codec) -> None:
+    tables = codec.bundle.y_tables
+    rate, row = Rate(tables), int(np.argmax(tables.lengths))
+    start, length = int(tables.lengths[:row].sum()), int(tables.lengths[row])
+    bits = -np.log2(tables.frequencies[start : start + length - 1] / TOTAL)
+    values = tables.offsets[row] + np.arange(length - 1)
+    found, slopes = rate(values.astype(np.float32), np.full(values.shape, row))
+    assert np.allclose(found, bits, atol=1e-4)
+    assert np.allclose(slopes[:-1], np.diff(bits), atol=1e-4)
+    between, _ = rate((values[:-1] + 0.25).astype(np.float32), np.full(length - 2, row))
+    assert np.allclose(between, 0.75 * bits[:-1] + 0.25 * bits[1:], atol=1e-3)
+    skipped = np.flatnonzero(tables.lengths == 0)[:1]
+    assert rate(np.zeros(1, np.float32), skipped) == (0, 0)
+
+
+class OnDevice:
+    """A backend that has a device, as those of GPUs do."""
+
+    name, device = "somewhere", None
+
+    def __init__(self, backend: object) -> None:
+        self.load = backend.load
+
+
+def test_what_no_effort_is_possible_for_is_refused(codec: Codec, photograph: np.ndarray) -> None:
+    for effort in (-1, 9, True, 1.5):
+        with pytest.raises(UsageError, match="give 0 to"):
+            codec.encode(photograph, 4, effort=effort)
+    with pytest.raises(UsageError, match="onnxruntime"):
+        Codec(codec.bundle, OnDevice(codec.backend)).encode(photograph, 4, effort=1)
+
+
+def test_the_command_line_takes_an_effort(codec: Codec, photograph: np.ndarray, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(photograph).save(tmp_path / "a.png")
+    assert main([str(tmp_path / "a.png"), "-o", str(tmp_path / "a.ugic"), "--effort", "1", "--threads", "1"]) == 0
+    assert (tmp_path / "a.ugic").read_bytes() == codec.encode(photograph, 4, effort=1)
+    assert main([str(tmp_path / "a.png"), "-o", str(tmp_path / "b.ugic"), "--effort", "7"]) == 2
+    assert not (tmp_path / "b.ugic").exists()
