@@ -23,10 +23,10 @@ class Spent:
     peak_mb: float
 
 
-def spend(command: list[str]) -> Spent:
-    """Runs a command to its end. Raises SystemExit where it fails."""
+def spend(command: list[str], environment: dict[str, str] | None = None) -> Spent:
+    """Runs a command to its end, in an environment (None: this process's). Raises SystemExit where it fails."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
