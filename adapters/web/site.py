@@ -17,7 +17,7 @@ from ugicm.runtime.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
 SITE, PAGE = "site.json", "index.html"
-ENCODER = ("g_a", "h_a")  # graphs that only encoding runs
+UNUSED = ("g_a", "h_a", "g_s.view")  # graphs of encoding, and the one whose weights the runtime makes
 
 
 def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
@@ -30,6 +30,7 @@ def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] |
 
     Raises:
         PartError: a bundle of the encoder.
+        UsageError: a bundle of a codec with context.
         CodecMismatchError: an example of another codec.
         NotUgicError, VersionError, TruncatedError, CorruptFileError: an example that is damaged.
     """
@@ -37,6 +38,8 @@ def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] |
         raise PartError(
             f"{bundle.path}: holds the encoder part only; a page decodes: use one exported with --part both"
         )
+    if bundle.manifest.schedule is not None:
+        raise UsageError(f"{bundle.path}: a codec with context, which the page does not decode; use ugicm decode")
     examples = examples or {}
     for name, data in examples.items():
         if (found := read_header(data, name).codec_id) != bundle.codec_id:
@@ -95,9 +98,9 @@ def read_examples(paths: Sequence[Path]) -> dict[str, bytes]:
 def _decoder_part(bundle: Bundle) -> dict[str, bytes]:
     """The files of a bundle that decoding takes, and a manifest that names those alone: a bundle of the decoder."""
     manifest = bundle.manifest
-    graphs = {name: entry for name, entry in manifest.graphs.items() if name not in ENCODER}
+    graphs = {name: entry for name, entry in manifest.graphs.items() if name not in UNUSED}
     unused = {entry.file for entry in manifest.graphs.values()} - {entry.file for entry in graphs.values()}
     entries = {name: entry for name, entry in manifest.files.items() if name not in unused}
     contents = {name: bundle.file(name) for name in entries}
-    part = replace(manifest, part="decoder", graphs=graphs, files=entries)
+    part = replace(manifest, part="decoder", graphs=graphs, files=entries, views=())
     return {MANIFEST: part.to_json().encode(), **contents}

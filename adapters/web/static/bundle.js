@@ -21,11 +21,12 @@ import { Tables } from "./tables.js";
  * @property {number} qualities
  * @property {Record<string, number>} conditions name to beta
  * @property {string | null} context
+ * @property {object | null} [schedule] of a codec with context; format 2
  * @property {Record<string, GraphEntry>} graphs
  * @property {Record<string, {sha256: string, bytes: number}>} files
  */
 
-const FORMAT = 1;
+const FORMATS = [1, 2];
 
 /** A bundle, its tables read; graphs are fetched when they are asked for. */
 export class Bundle {
@@ -65,10 +66,13 @@ export class Bundle {
     if (!response.ok) throw new BundleError(`${where}: not a bundle (no readable manifest.json); write the site again`);
     /** @type {Manifest} */
     const manifest = await response.json();
-    if (manifest.format !== FORMAT) {
+    if (!FORMATS.includes(manifest.format)) {
       throw new VersionError(
-        `${where}/manifest.json: bundle format ${manifest.format}, but this release reads ${FORMAT}; export the bundle again`,
+        `${where}/manifest.json: bundle format ${manifest.format}, but this release reads ${FORMATS.join(" and ")}; export the bundle again`,
       );
+    }
+    if (manifest.schedule) {
+      throw new BundleError(`${where}: a codec with context, which this page does not decode; use ugicm decode`);
     }
     const tables = await fetchFile(base, where, manifest, "tables.npz");
     return new Bundle(base, where, manifest, await readArrays(tables, `${where}/tables.npz`));

@@ -32,8 +32,8 @@ import { Runtime } from "./runtime.js";
 
 /** @typedef {{width: number, height: number, data: Uint8ClampedArray, milliseconds: number}} Picture RGBA */
 
-/** The graphs that are loaded beside `h_s`; a view may have one of its own, such as g_s.human. */
-const DECODING = /^(h_s_mean|context|g_s_trunk|condition|g_s(\..+)?)$/;
+/** The graphs that are loaded beside `h_s`; a view may have one of its own, such as g_s.human. g_s.view lacks weights. */
+const DECODING = /^(h_s_mean|context|g_s_trunk|condition|g_s(\.(?!view$).+)?)$/;
 
 /** The codec of one bundle. */
 export class Codec {

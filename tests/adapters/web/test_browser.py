@@ -95,7 +95,6 @@ def test_golden_files_on_two_threads(tmp_path: Path, golden: Codec) -> None:
     check_symbols_and_pictures(answer, golden)
 
 
-@pytest.mark.skip(reason="the page reads bundles of format 1 so far; the shipped one is of format 2")
 def test_a_photograph_by_the_shipped_codec(tmp_path: Path, codec: Codec, photograph: np.ndarray) -> None:
     """Its context and preference count for many levels, where those of the golden codec's random weights do not."""
     data = codec.encode(photograph[:100, :150], 4)
