@@ -10,15 +10,18 @@ import hashlib
 import json
 import sys
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-try:
-    from ugicm import Codec
-except ImportError:  # trees in which the rooms had bare names
-    from runtime.codec import Codec  # type: ignore[no-redef,import-not-found]
+
+def codec_type() -> Any:
+    """The tree's `Codec`; in old trees the rooms had bare names."""
+    name = "ugicm" if find_spec("ugicm") else "runtime.codec"
+    return import_module(name).Codec
 
 
 def answer(codec: Any, image: np.ndarray, quality: int) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def answer(codec: Any, image: np.ndarray, quality: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    codec = Codec.from_bundle(threads=int(sys.argv[1]))
+    codec = codec_type().from_bundle(threads=int(sys.argv[1]))
     for line in sys.stdin:
         asked = json.loads(line)
         image = np.asarray(Image.open(asked["image"]).convert("RGB"))
