@@ -58,6 +58,7 @@ def session_options(level: str = "all", threads: int | None = None) -> Any:
     library = _library()
     options = library.SessionOptions()
     options.log_severity_level = 4  # failures are raised
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # which is what was checked
     # Without VNNI, uint8 × int8 kernels add pairs of products in 16 bits, which 8-bit weights overflow: use uint8 ×
     # uint8 there. With VNNI they cannot, and on CPUs that have AMX too the other kernels are three times slower.
     if _adds_pairs_in_16_bits():
@@ -105,11 +106,12 @@ class OnnxRuntime:
             options.add_external_initializers(list(values), list(values.values()))
         try:
             session = library.InferenceSession(model, options, providers=[self.provider])
+            graph = OnnxGraph(session, name)
         except Exception as error:  # the library's exceptions share no base class
             raise BackendError(f"{self.name} cannot load graph {name}: {_reason(error)}") from error
         if self.provider not in session.get_providers():
             raise BackendError(f"{self.provider} was asked for, but ONNX Runtime did not start it for {name}")
-        return OnnxGraph(session, name)
+        return graph
 
 
 class OnnxGraph:

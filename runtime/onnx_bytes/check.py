@@ -8,33 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ugicm.runtime.errors import BundleError
-from ugicm.runtime.onnx_bytes.wire import (
-    ATTRIBUTE_GRAPH,
-    ATTRIBUTE_GRAPHS,
-    ATTRIBUTE_SPARSE,
-    ATTRIBUTE_TENSOR,
-    ATTRIBUTE_TENSORS,
-    ENTRY_KEY,
-    ENTRY_VALUE,
-    GRAPH_INITIALIZER,
-    GRAPH_NODE,
-    GRAPH_SPARSE,
-    MODEL_FUNCTIONS,
-    MODEL_GRAPH,
-    NODE_ATTRIBUTE,
-    NODE_DOMAIN,
-    NODE_OPERATOR,
-    TENSOR_DIMS,
-    TENSOR_EXTERNAL,
-    TENSOR_LOCATION,
-    TENSOR_NAME,
-    TENSOR_TYPE,
-    Value,
-    content,
-    fields,
-    numbers,
-    text,
-)
+from ugicm.runtime.onnx_bytes import wire
+from ugicm.runtime.onnx_bytes.wire import Value, content, fields, numbers, text
 
 GIVEN = "given"
 """The location of a weight that whoever loads the graph gives; no file of that name is ever looked for."""
@@ -43,7 +18,7 @@ _DOMAINS = (b"", b"ai.onnx", b"com.microsoft")  # those that the libraries thems
 
 
 def check_graph(model: bytes, where: Path) -> dict[str, tuple[int, ...]]:
-    """Refuse a graph with external data, control flow, functions or operators of another domain.
+    """Refuse a graph with external data, control flow, functions or operators of another domain, and another format.
 
     Weights that say nothing but that they are given are let pass: whoever loads the graph has to give all of them.
 
@@ -60,56 +35,64 @@ def check_graph(model: bytes, where: Path) -> dict[str, tuple[int, ...]]:
     def refuse(what: str) -> None:
         raise BundleError(f"{where}: {what}; use a bundle that export wrote")
 
+    if model[4:8] == b"ORTM":  # what ONNX Runtime takes for its own format, whatever else the file may be
+        refuse("it is of ONNX Runtime's own format, or looks so")
     given: dict[str, tuple[int, ...]] = {}
 
     def check_tensor(tensor: memoryview, initializer: bool = False) -> None:
         parts = list(fields(tensor))
-        if not any(number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value) for number, value in parts):
+        if not any(
+            number == wire.TENSOR_EXTERNAL or (number == wire.TENSOR_LOCATION and value) for number, value in parts
+        ):
             return
-        entries = [_entry(value) for number, value in parts if number == TENSOR_EXTERNAL]
-        known = {TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_LOCATION}
+        entries = [_entry(value) for number, value in parts if number == wire.TENSOR_EXTERNAL]
+        known = {wire.TENSOR_DIMS, wire.TENSOR_TYPE, wire.TENSOR_NAME, wire.TENSOR_EXTERNAL, wire.TENSOR_LOCATION}
         said = {number: value for number, value in parts}
         if (
             not initializer
             or entries != [("location", GIVEN)]
             or not set(said) <= known
-            or (said.get(TENSOR_TYPE), said.get(TENSOR_LOCATION)) != (_FLOAT, _EXTERNAL)
-            or TENSOR_NAME not in said
+            or (said.get(wire.TENSOR_TYPE), said.get(wire.TENSOR_LOCATION)) != (_FLOAT, _EXTERNAL)
+            or wire.TENSOR_NAME not in said
         ):
             refuse("its weights lie outside of the file")
-        shape = tuple(n for number, value in parts if number == TENSOR_DIMS for n in numbers(value))
-        given[text(said[TENSOR_NAME])] = shape
+        shape = tuple(n for number, value in parts if number == wire.TENSOR_DIMS for n in numbers(value))
+        given[text(said[wire.TENSOR_NAME])] = shape
 
     def check_node(node: memoryview) -> None:
         operator = b"?"
         for number, value in fields(node):
-            if number == NODE_OPERATOR:
+            if number == wire.NODE_OPERATOR:
                 operator = bytes(content(value))
-            elif number == NODE_DOMAIN and bytes(content(value)) not in _DOMAINS:
+            elif number == wire.NODE_DOMAIN and bytes(content(value)) not in _DOMAINS:
                 refuse("an operator is of an unknown domain")
-            elif number == NODE_ATTRIBUTE:
+            elif number == wire.NODE_ATTRIBUTE:
                 for kind, inner in fields(content(value)):
-                    if kind in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+                    if kind in (wire.ATTRIBUTE_GRAPH, wire.ATTRIBUTE_GRAPHS):
                         refuse(f"operator {operator.decode('ascii', 'replace')} has a graph of its own")
-                    if kind in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
+                    if kind in (wire.ATTRIBUTE_TENSOR, wire.ATTRIBUTE_TENSORS):
                         check_tensor(content(inner))
-                    if kind == ATTRIBUTE_SPARSE:
+                    if kind == wire.ATTRIBUTE_SPARSE:
                         refuse("it holds sparse weights")
 
     try:
         graphs = 0
         for number, value in fields(memoryview(model)):
-            if number == MODEL_FUNCTIONS:
+            if number == wire.MODEL_FUNCTIONS:
                 refuse("it defines functions")
-            if number == MODEL_GRAPH:
+            if number == wire.MODEL_GRAPH:
                 graphs += 1
                 for part, inner in fields(content(value)):
-                    if part == GRAPH_NODE:
+                    if part == wire.GRAPH_NODE:
                         check_node(content(inner))
-                    elif part == GRAPH_INITIALIZER:
+                    elif part == wire.GRAPH_INITIALIZER:
                         check_tensor(content(inner), initializer=True)
-                    elif part == GRAPH_SPARSE:
+                    elif part == wire.GRAPH_SPARSE:
                         refuse("it holds sparse weights")
+                    elif part in (wire.GRAPH_INPUT, wire.GRAPH_OUTPUT):
+                        for key, name in fields(content(inner)):
+                            if key == wire.VALUE_NAME:
+                                text(name)
     except ValueError as error:
         raise BundleError(f"{where}: not an ONNX file ({error}); copy or export the bundle again") from None
     if graphs != 1:
@@ -120,4 +103,4 @@ def check_graph(model: bytes, where: Path) -> dict[str, tuple[int, ...]]:
 def _entry(message: Value) -> tuple[str, str]:
     """The key and the value of a StringStringEntryProto."""
     parts = dict(fields(content(message)))
-    return text(parts.get(ENTRY_KEY, memoryview(b""))), text(parts.get(ENTRY_VALUE, memoryview(b"")))
+    return text(parts.get(wire.ENTRY_KEY, memoryview(b""))), text(parts.get(wire.ENTRY_VALUE, memoryview(b"")))

@@ -8,18 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ugicm.runtime.errors import BundleError
-from ugicm.runtime.onnx_bytes.wire import (
-    GRAPH_INITIALIZER,
-    MODEL_GRAPH,
-    TENSOR_DIMS,
-    TENSOR_NAME,
-    TENSOR_RAW,
-    TENSOR_TYPE,
-    content,
-    fields,
-    numbers,
-    text,
-)
+from ugicm.runtime.onnx_bytes import wire
+from ugicm.runtime.onnx_bytes.wire import content, fields, numbers, text
 
 _TYPES: dict[int, np.dtype] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 7: np.dtype("<i8")}
 _HALF = ".half"  # what export calls a weight that it stores in half precision, behind a Cast to the name without
@@ -33,19 +23,19 @@ def graph_weights(model: bytes, where: Path | str) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     for number, graph in fields(memoryview(model)):
-        for part, tensor in fields(content(graph)) if number == MODEL_GRAPH else ():
-            if part != GRAPH_INITIALIZER:
+        for part, tensor in fields(content(graph)) if number == wire.MODEL_GRAPH else ():
+            if part != wire.GRAPH_INITIALIZER:
                 continue
             dims: list[int] = []
             name, kind, raw = "", 0, None
             for key, value in fields(content(tensor)):
-                if key == TENSOR_DIMS:
+                if key == wire.TENSOR_DIMS:
                     dims += numbers(value)
-                elif key == TENSOR_TYPE and isinstance(value, int):
+                elif key == wire.TENSOR_TYPE and isinstance(value, int):
                     kind = value
-                elif key == TENSOR_NAME:
+                elif key == wire.TENSOR_NAME:
                     name = text(value)
-                elif key == TENSOR_RAW:
+                elif key == wire.TENSOR_RAW:
                     raw = content(value)
             if kind not in _TYPES or raw is None:
                 continue

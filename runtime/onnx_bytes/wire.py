@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 # Field numbers: onnx.proto3 of ONNX 1.x.
 MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 5, 11, 12, 15
 NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = 5, 6, 10, 11, 22
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
-ENTRY_KEY, ENTRY_VALUE = 1, 2
+ENTRY_KEY, ENTRY_VALUE, VALUE_NAME = 1, 2, 1
 
 Value = int | memoryview
 """Of a field: a number, or the bytes of a text, a message or numbers of fixed size."""
@@ -26,6 +26,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     while at < len(message):
         key, at = _varint(message, at)
         number, wire = key >> 3, key & 7
+        if not 0 < number < 2**29:  # libraries keep 32 bits of a key: to them it may be another field
+            raise ValueError(f"field number {number}")
         if wire == 0:
             value, at = _varint(message, at)
             yield number, value

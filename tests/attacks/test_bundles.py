@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,10 +22,13 @@ from onnx import TensorProto, helper
 
 from tests.attacks.commands import BUNDLE, FILES, refusals, tree, ugicm
 from ugicm import Codec
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import LARGEST_BUNDLE, Bundle, read_arrays
 from ugicm.runtime.errors import BackendError, BundleError, UgicError
 from ugicm.runtime.manifest import MANIFEST
 from ugicm.runtime.onnx_bytes.check import check_graph
+from ugicm.runtime.onnx_bytes.wire import GRAPH_NODE, MODEL_GRAPH, fields
+from ugicm.runtime.onnx_bytes.write import field
 
 FILE = FILES[2].read_bytes()
 
@@ -258,6 +262,19 @@ def loop() -> bytes:
     return graph([helper.make_node("Loop", ["", "true", "y_hat"], ["features"], body=body)], true)
 
 
+def add_graph() -> bytes:
+    return graph([helper.make_node("Add", ["y_hat", "inverse_gain"], ["features"])])
+
+
+def wide_key(model: bytes) -> bytes:
+    """The model with the nodes of its graph under a key of more than 32 bits, which libraries cut to that of nodes."""
+    content = next(bytes(value) for number, value in fields(memoryview(model)) if number == MODEL_GRAPH)
+    parts = [(n, v if isinstance(v, int) else bytes(v)) for n, v in fields(memoryview(content))]
+    hidden = b"".join(field(number + 2**29 * (number == GRAPH_NODE), value) for number, value in parts)
+    rest = [(n, v if isinstance(v, int) else bytes(v)) for n, v in fields(memoryview(model)) if n != MODEL_GRAPH]
+    return b"".join(field(n, v) for n, v in rest) + field(MODEL_GRAPH, hidden)
+
+
 GRAPHS: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: graph([add()], outside("/etc/passwd")), "outside of the file"),
     "parent": (lambda: graph([add()], outside("../secret")), "outside of the file"),
@@ -275,6 +292,11 @@ GRAPHS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: graph([], functions=[helper.make_function("", "f", [], [], [], [helper.make_opsetid("", 20)])]),
         "functions",
     ),
+    "another format": (lambda: field(2, b"..ORTM") + (BUNDLE / "g_s.onnx").read_bytes(), "own format"),
+    "field 0": (lambda: (BUNDLE / "g_s.onnx").read_bytes() + b"\0\0", "field number 0"),
+    "key of 33 bits": (lambda: wide_key(loop()), "field number"),
+    "input that is no text": (lambda: add_graph().replace(b"y_hat", b"\xff_hat"), "not an ONNX file"),
+    "output that is no text": (lambda: add_graph().replace(b"features", b"\xffeatures"), "not an ONNX file"),
     "nothing": (lambda: b"", "0 graphs"),
     "random": (lambda: np.random.default_rng(0).bytes(5000), "not an ONNX file"),
     "cut": (lambda: (BUNDLE / "g_s.onnx").read_bytes()[:-9], "not an ONNX file"),
@@ -289,6 +311,21 @@ def test_graphs_hold_networks_and_their_weights_only(copy: Path, what: str) -> N
     make, words = GRAPHS[what]
     put(copy, "g_s_trunk.onnx", make())
     refuse(copy, words)
+
+
+def test_the_library_would_run_what_these_hide(tmp_path: Path) -> None:
+    """Why the checks of the two are needed: without them ONNX Runtime loads a loop that never ends."""
+    session = onnxruntime.InferenceSession(wide_key(loop()), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == ["features"]
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.optimized_model_filepath = str(tmp_path / "loop.ort")
+    onnxruntime.InferenceSession(loop(), options, providers=["CPUExecutionProvider"])
+    other = (tmp_path / "loop.ort").read_bytes()
+    assert other[4:8] == b"ORTM"
+    onnxruntime.InferenceSession(other, providers=["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match="cannot load graph g_s"):
+        OnnxRuntime(threads=1).load(other, "g_s")
 
 
 def constant_of_shape(*shape: int) -> bytes:

@@ -48,6 +48,10 @@ export class Runtime {
    * @throws {BackendError}
    */
   async load(model, name) {
+    // What ONNX Runtime takes for its own format, which no check of an ONNX file has read.
+    if (new TextDecoder("latin1").decode(model.subarray(4, 8)) === "ORTM") {
+      throw new BackendError(`graph ${name} is no ONNX file; use a bundle that export wrote`);
+    }
     try {
       const session = await this.ort.InferenceSession.create(model, {
         executionProviders: ["wasm"],

@@ -24,6 +24,7 @@ from ugicm.runtime.backends.gpu.tensorrt_api import FLAGS, Api, Network, Progres
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError
 from ugicm.runtime.files.output import write_atomically
+from ugicm.runtime.onnx_bytes.check import check_graph
 
 log = logging.getLogger("ugicm")
 
@@ -118,6 +119,7 @@ class DeviceGraphs:
 
         Raises:
             BackendError: there is none, or it changed.
+            BundleError: it holds what no network needs; see `check_graph`.
         """
         where = self.folder / f"{name}.onnx"
         try:
@@ -128,6 +130,7 @@ class DeviceGraphs:
             ) from error
         if hashlib.sha256(data).hexdigest() != self.index.graphs.get(name, {}).get("sha256"):
             raise BackendError(f"{where}: changed since export (SHA-256 differs); run export.to_tensorrt again")
+        check_graph(data, where)
         return data
 
     def engine(

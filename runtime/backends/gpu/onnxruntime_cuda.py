@@ -68,6 +68,7 @@ class OnnxRuntimeCuda:
     def _session(self, model: bytes, name: str, capture: bool) -> Any:
         options = self._library.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised below
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # which is what was checked
         settings = {
             "device_id": "0",
             "user_compute_stream": str(self.device.stream),
