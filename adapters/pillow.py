@@ -139,7 +139,7 @@ class UgicImageFile(ImageFile.ImageFile):
 
 
 class UgicDecoder(ImageFile.PyDecoder):
-    """What Pillow calls to load: the pixels of a file. Its arguments: condition, the image's `info`, a name."""
+    """Pillow calls it to load: the pixels of a file. Its arguments: condition, the image's `info`, a name."""
 
     _pulls_fd = True
 

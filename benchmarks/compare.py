@@ -104,7 +104,7 @@ def unpillow(data: bytes) -> np.ndarray:
 def groups(
     image: np.ndarray, quality: int, model: Any, codecs: dict[str, Codec], fast: Codec, compiled: Any
 ) -> dict[str, dict[str, Work]]:
-    """What is compared with what; the first of each group is what the others are compared with."""
+    """The pairs to compare; the others of a group are compared with its first."""
     x = tensor(image, 64)
     theirs = model.compress(x)
     decode: dict[str, Work] = {

@@ -1,4 +1,4 @@
-"""What integers cost: the rate of `y` under the integer hyper-synthesis, against the float one's.
+"""The cost of integers: the rate of `y` under the integer hyper-synthesis, against the float one's.
 
     python -m benchmarks.exact_rate CHECKPOINT IMAGES CALIBRATION_IMAGES
 

@@ -39,7 +39,7 @@ EXPLAINED = {
 
 @torch.no_grad()
 def write_files(image: np.ndarray, quality: int, folder: Path) -> dict[str, list[str]]:
-    """What each side decodes, and the commands that do it; the pictures appear as ours.png and theirs.png."""
+    """The files that each side decodes, and the commands that do it; the pictures appear as ours.png and theirs.png."""
     torch.manual_seed(0)
     model = compressai_module("models").MeanScaleHyperprior(128, 192).eval()
     model.update(force=True)

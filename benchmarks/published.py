@@ -35,7 +35,7 @@ def write_random(path: Path) -> None:
 
 
 def commands(checkpoint: Path, image: Path, folder: Path, threads: int | None) -> dict[str, list[str]]:
-    """What is measured, in order; `folder` takes the bundle, the file and the pictures."""
+    """The steps to measure, in order; `folder` takes the bundle, the file and the pictures."""
     ugicm = [sys.executable, "-m", "ugicm"]
     bundle, file = folder / "bundle", str(folder / "file.ugic")
     shared = ["--bundle", str(bundle), *([] if threads is None else ["--threads", str(threads)])]

@@ -1,4 +1,4 @@
-"""What a process took: time, processor time and memory, from its start to its end."""
+"""Time, processor time and memory of a process, from its start to its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spent:
-    """What one process took.
+    """The costs of one process.
 
     Attributes:
         wall_s: seconds from its start to its end.

@@ -1,8 +1,8 @@
-"""`python docs/make.py`: writes what is generated in docs/: `api.md`, from the docstrings.
+"""`python docs/make.py`: writes the generated part of docs/: `api.md` and `api/`, from the docstrings.
 
 With `--screenshot` also `report.jpg` and `results/web.jpg`, the report and the page of a photograph that scikit-image
 brings along, as headless Chromium shows them; the page needs onnxruntime-web in node_modules or NODE_PATH. Run it after
-changing a docstring, or the codec that ships; tests/docs compares `api.md`.
+changing a docstring, or the codec that ships; tests/docs compares the API's pages.
 """
 
 from __future__ import annotations
@@ -30,19 +30,23 @@ API = (
     "ugicm.runtime.measures.metrics",
     "ugicm.adapters.pillow",
     "ugicm.runtime.bitstream",
+    "ugicm.runtime.additions",
+    "ugicm.runtime.encoder.container",
     "ugicm.runtime.guard",
     "ugicm.runtime.tables",
     "ugicm.runtime.range_coder",
+    "ugicm.runtime.encoder.range_encoder",
     "ugicm.runtime.staged_coder",
     "ugicm.runtime.exact",
     "ugicm.runtime.backends",
     "ugicm.runtime.errors",
 )
 ROOMS = ("runtime", "adapters", "export", "calibration", "training", "models", "benchmarks")
-_HEAD = """# API reference
+_MADE = "Made from the docstrings by `python docs/make.py`; edit those."
+_HEAD = f"""# API reference
 
-Made from the docstrings by `python docs/make.py`; edit those. Most programs need `from ugicm import Codec` and
-nothing else.
+{_MADE} Most programs need `from ugicm import Codec` and nothing else: it is
+[`ugicm.runtime.codec`](api/runtime.md#ugicmruntimecodec).
 """
 _AT_ITS_SIZE = """
 const size = document.querySelectorAll(".compare select")[2];
@@ -51,19 +55,26 @@ size.dispatchEvent(new Event("change"));
 """
 
 
-def api() -> str:
-    """The text of `api.md`."""
-    parts = [_HEAD]
-    for name in API:
-        parts.append(_module(importlib.import_module(name)))
-    parts.append("## All modules\n\n| module | |\n|---|---|")
+def api() -> dict[Path, str]:
+    """The texts of `api.md` and of a page for each room, by their paths below docs/."""
+    index = _HEAD + "\n| room | |\n|---|---|\n"
+    pages = {}
     for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            dotted = "ugicm." * (room != "benchmarks") + ".".join(
-                path.relative_to(ROOT).with_suffix("").parts
-            ).removesuffix(".__init__")
-            parts[-1] += f"\n| `{dotted}` | {_first_sentence(path)} |"
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+        index += f"| [{room}](api/{room}.md) | {_first_sentence(ROOT / room / '__init__.py')} |\n"
+        parts = [f"# {room}", _first_sentence(ROOT / room / "__init__.py"), _MADE]
+        parts += [_module(importlib.import_module(name)) for name in API if name.split(".")[1] == room]
+        rows = "".join(
+            f"\n| `{_dotted(path)}` | {_first_sentence(path)} |" for path in sorted((ROOT / room).rglob("*.py"))
+        )
+        parts.append(f"## All modules\n\n| module | |\n|---|---|{rows}")
+        pages[Path("api", f"{room}.md")] = "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return {Path("api.md"): index, **pages}
+
+
+def _dotted(path: Path) -> str:
+    """The name that a file of a room is imported by."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "ugicm." * (parts[0] != "benchmarks") + ".".join(parts).removesuffix(".__init__")
 
 
 def screenshot(target: Path) -> None:
@@ -205,9 +216,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--screenshot", action="store_true", help="write the pictures too; needs Chromium")
     options = parser.parse_args()
-    target = ROOT / "docs/api.md"
-    target.write_text(api(), encoding="utf-8")
-    print(f"{target}  {target.stat().st_size:,} bytes")
+    for name, text in api().items():
+        target = ROOT / "docs" / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print(f"{target}  {target.stat().st_size:,} bytes")
     if options.screenshot:
         screenshot(ROOT / "docs/report.jpg")
         web_screenshot(ROOT / "docs/results/web.jpg")

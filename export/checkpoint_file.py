@@ -101,7 +101,7 @@ _STAND_INS: list[tuple[Any, str]] = [
         )
     ),
 ]
-"""What is harmless and lies beside weights in practice, and what is made of it. None of the named code is called."""
+"""Harmless types that lie beside weights in practice, and their stand-ins. None of the named code is called."""
 
 
 def read(path: Path, taken: str) -> Any:

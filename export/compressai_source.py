@@ -107,7 +107,7 @@ def integer_probabilities(bottleneck: nn.Module, medians: Tensor, largest: int) 
 
 
 def tolerance_of(output: Tensor) -> float:
-    """What the order of summation may change: latents reach hundreds, in units of the quantiser's step."""
+    """The change that the order of summation may make: latents reach hundreds, in units of the quantiser's step."""
     return 1e-3 * max(1.0, float(output.abs().max()) / 100)
 
 

@@ -117,7 +117,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _elic(state: Mapping[str, Tensor]) -> str | None:
-    """Which of the two: they differ in the last layer of `h_s`, a transposed convolution or a plain one."""
+    """Tells the two apart: they differ in the last layer of `h_s`, a transposed convolution or a plain one."""
     before, last = (state.get(f"latent_codec.hyper.h_s.{i}.weight") for i in (2, 4))
     if before is None or last is None or before.ndim != 4 or last.ndim != 4:
         return None

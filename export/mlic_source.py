@@ -38,7 +38,7 @@ _KNOWN_BY = "channel_context.1.fushion.0.weight"
 _CONDITIONAL_BY = "global_cond.beta_mlp.fc1.weight"
 _RATIO = STRIDE // LATENT_STRIDE
 _FOLLOWS = (".relative_position_index", "._offset", "._quantized_cdf", "._cdf_length", ".scale_table")
-"""What other keys, or the scale table, say already."""
+"""Keys that repeat others, or the scale table."""
 _HALVES = {ODD: ("anchor", "odd"), EVEN: ("nonanchor", "even")}
 _MACS_SIDE = 256
 _INDEX_TOLERANCE = 1e-2

@@ -32,7 +32,7 @@ _HALVES = (_ELEMENTWISE - {"Cast", "Round"}) | {
 def fold_stored_halves(model: onnx.ModelProto) -> None:
     """Turns weights that are stored as fp16 behind a Cast into plain fp32 weights, in place.
 
-    What was done for CPUs alone is undone: GPUs want one large convolution, not one a phase, and bytes outermost.
+    Changes made for CPUs alone are undone: GPUs want one large convolution, not one a phase, and bytes outermost.
     """
     weights = {w.name: w for w in model.graph.initializer}
     kept = []

@@ -1,4 +1,4 @@
-"""What export needs to know of a codec, whatever checkpoint it came from."""
+"""The facts that export needs of a codec, whatever checkpoint it came from."""
 
 from __future__ import annotations
 

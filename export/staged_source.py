@@ -1,4 +1,4 @@
-"""What the sources of all codecs with context share: scales as continuous indexes, and stages run as a decoder does.
+"""The common part of sources of codecs with context: scales as continuous indexes, stages run as a decoder does.
 
 The graphs of a schedule read and write one environment of named arrays: outputs of `h_s`, "y_hat" (n, M, H, W), the
 latents decoded so far and zeros elsewhere, "even" (1, 1, H, W), 1 where row + column is even, and the named outputs of

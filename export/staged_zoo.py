@@ -1,4 +1,4 @@
-"""What the sources of CompressAI's codecs with context share: example inputs, transforms as graphs, what they cost."""
+"""The common part of CompressAI's codecs with context: example inputs, transforms as graphs and their costs."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _candidates(values: Mapping[Any, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _prefix(values: Mapping[str, Any]) -> str | None:
-    """What stands before the names of a network's parameters: "" for nothing, None where there is no network.
+    """The prefix before the names of a network's parameters: "" for nothing, None where there is no network.
 
     The shortest such prefix counts: a network inside of another has a longer one.
     """

@@ -58,7 +58,7 @@ def row_to_scale(row: Tensor) -> Tensor:
 
 
 class LatentModel(nn.Module):
-    """What is believed of `y` around its mean: two Gaussians, one narrower and one wider than the row's scale.
+    """The distribution of `y` around its mean: two Gaussians, one narrower and one wider than the row's scale.
 
     Real latents have heavier tails than a Gaussian of the right scale: a single one costs about 2 % more bits. The
     share of the wide one and the two widths, relative to the row's scale, are learned, three numbers for the whole

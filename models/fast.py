@@ -83,7 +83,7 @@ class RevivingReLU(nn.ReLU):
 
 
 class Conditioned(nn.Module):
-    """What a condition adds to a pointwise convolution: a vector, and a matrix of low rank whose middle it gates.
+    """A condition's part in a pointwise convolution: a vector, and a matrix of low rank whose middle it gates.
 
     conv(x) + shift + up(gate * down(x)). For a known condition all of it folds into the convolution's weight and bias;
     with shift and gate 0 nothing is added. The low rank is Hu et al. 2021's (LoRA), with a gate in the middle.
@@ -212,7 +212,7 @@ class Context(nn.Module):
         return estimate + self.change(estimate)
 
     def change(self, estimate: Tensor) -> Tensor:
-        """What is added to the estimate."""
+        """The correction to the estimate."""
         return self.leave(self.blocks(self.enter(estimate)))
 
 

@@ -330,7 +330,7 @@ class MLIC(nn.Module):
         return Others(parameters, index, self.local_context[i], self.global_intra_context[i], i * size, size)
 
     def residual(self, i: int, parity: int) -> Residual:
-        """What follows the stage of slice i that decodes positions of `parity`."""
+        """The part that follows the stage of slice i that decodes positions of `parity`."""
         prediction = self.get_submodule(f"lrp_{'anchor' if parity == ODD else 'nonanchor'}.{i}")
         return Residual(prediction, (i + 1) * self.config.slice)
 

@@ -1,4 +1,4 @@
-"""What decoded latents say about the next ones: the contexts of MLIC++ (Jiang et al. 2023, arXiv 2307.15421).
+"""Contexts from decoded latents for the next ones: those of MLIC++ (Jiang et al. 2023, arXiv 2307.15421).
 
 Latents are decoded in slices of channels, each slice in two halves of a checkerboard: the anchors, where row + column
 is odd, then the others. Modules carry the parameter names of the published checkpoints, hold no state between calls,
@@ -122,7 +122,7 @@ class LocalContext(nn.Module):
         return torch.stack([of_even_rows, of_even_rows + width + k]).reshape(-1)
 
     def precomputed(self) -> dict[str, Tensor]:
-        """What depends on one parameter alone, by the name of that parameter."""
+        """Tensors that depend on one parameter alone, by the name of that parameter."""
         return {"relative_position_table": self._bias()}
 
     def _bias(self) -> Tensor:
@@ -136,7 +136,7 @@ class LocalContext(nn.Module):
 
 
 class ChannelContext(nn.Module):
-    """What earlier slices say at the same place and its neighbours: (N, inputs, H, W) to (N, 4C, H, W)."""
+    """The context of earlier slices at the same place and its neighbours: (N, inputs, H, W) to (N, 4C, H, W)."""
 
     def __init__(self, inputs: int, channels: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ def linear_attention(queries: Tensor, keys: Tensor, values: Tensor, head: int) -
 
 
 class GlobalInterContext(nn.Module):
-    """What all positions of earlier slices say: (N, inputs, H, W) to (N, 2C, H, W).
+    """The context of all positions of earlier slices: (N, inputs, H, W) to (N, 2C, H, W).
 
     Raises:
         ValueError: `inputs` are no heads of 32.
@@ -197,7 +197,7 @@ class GlobalInterContext(nn.Module):
 
 
 class GlobalIntraContext(nn.Module):
-    """What all anchors of the slice say, weighed by how alike places were in the slice before: to (N, 2C, H, W).
+    """The context of all anchors of the slice, weighed by how alike places were in the slice before: to (N, 2C, H, W).
 
     Two heads.
     """

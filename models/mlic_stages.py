@@ -74,7 +74,7 @@ class Anchors(nn.Module):
 
 
 class FirstOthers(nn.Module):
-    """What is no anchor in the first slice, `size` channels: from its anchors."""
+    """The non-anchors of the first slice, `size` channels: from its anchors."""
 
     def __init__(self, parameters: nn.Module, index: nn.Module, local: nn.Module, size: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class FirstOthers(nn.Module):
 
 
 class Others(nn.Module):
-    """What is no anchor in a later slice: from its anchors, the slice before, and what earlier slices said.
+    """The non-anchors of a later slice: from its anchors, the slice before, and the context of earlier slices.
 
     Args:
         parameters, index: as of all stages.

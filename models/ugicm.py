@@ -23,7 +23,7 @@ LATENT_STRIDE = 16
 
 @dataclass(frozen=True)
 class UGICMConfig:
-    """What a checkpoint needs to be rebuilt.
+    """The settings from which a checkpoint's model is rebuilt.
 
     Attributes:
         backbone: "fast" or "bmshj2018".
@@ -59,7 +59,7 @@ class UGICMConfig:
 
 
 class Output(NamedTuple):
-    """What training needs of a pass.
+    """The results of a pass that training needs.
 
     Attributes:
         x_hat: (N, 3, H, W) reconstruction, not clamped.

@@ -29,7 +29,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Section:
-    """What a file carries beside its symbols.
+    """A block of bytes that a file carries beside its symbols.
 
     type: 1 to 2**32 - 1; a decoder refuses an odd one that it does not know and skips an even one.
     data: as the type defines it.
@@ -69,7 +69,7 @@ def read_additions(data: bytes, at: int, name: str) -> tuple[Guard | None, tuple
 
 
 def misfit(guard: Guard | None, sections: tuple[Section, ...], substreams: int) -> str:
-    """What is wrong with the fields that version 2 adds, or an empty string."""
+    """The fault in the fields that version 2 adds, or an empty string."""
     if guard and not MIN_BAND_BITS <= guard.band_bits <= MAX_BAND_BITS:
         return f"the band 2**-{guard.band_bits} is outside 2**-{MIN_BAND_BITS} to 2**-{MAX_BAND_BITS}"
     if guard and not MIN_BLOCK <= guard.block <= MAX_BLOCK:

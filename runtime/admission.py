@@ -30,7 +30,7 @@ def graph_runner(bundle: Bundle, backend: Backend, graph: str = "h_s") -> Exact:
 
 
 def factorised_runner(channels: int) -> Exact:
-    """What stands for `h_s` in a codec without a hyperprior: the row of a symbol is its channel, the mean 0.
+    """The stand-in for `h_s` in a codec without a hyperprior: the row of a symbol is its channel, the mean 0.
 
     It reads of `z`, which has no channels there, the size alone.
     """

@@ -61,7 +61,7 @@ class Bitstream:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its substreams; the fields of `Bitstream`."""
+    """The fields before the substreams; those of `Bitstream`."""
 
     codec_id: bytes
     quality: int
@@ -124,7 +124,7 @@ def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
 
 
 def read_header(start: bytes, name: str = "<bytes>") -> Header:
-    """What the first HEADER_BYTES of a file say (all of a shorter one), without the rest being looked at.
+    """The header in the first HEADER_BYTES of a file (all of a shorter one), without a look at the rest.
 
     Raises NotUgicError, VersionError, TruncatedError, CorruptFileError, as `parse` does for these fields.
     """
@@ -167,7 +167,7 @@ def _header(data: bytes, name: str) -> tuple[Header, int]:
 
 
 def out_of_range(quality: int, width: int, height: int, substreams: int) -> str:
-    """What is wrong with these header fields, or an empty string."""
+    """The fault in these header fields, or an empty string."""
     if not 1 <= quality <= 255:
         return f"the quality {quality} is outside 1 to 255"
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):

@@ -46,8 +46,8 @@ def codec_id(
 
     A hash of the integer tables, the integer hyper-synthesis, the context's weights and the geometry (stride,
     latent stride, latent channels, hyper channels); of a codec with context also its stages.
-    What only decides how latents become pixels is left out, so
-    that a re-trained or INT8 synthesis reads the same files.
+    The synthesis, which only decides how latents become pixels, is left out: a re-trained or INT8 one reads the same
+    files.
     """
     h = hashlib.sha256(b"ugicm codec 1\0")
     h.update(np.asarray(geometry, "<i4").tobytes())

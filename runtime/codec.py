@@ -201,7 +201,7 @@ class Codec:
     # ---- answers
 
     def answer(self, asking: flow.Flow[Any]) -> Any:
-        """What a flow returns. Time that no network took counts as the range coder's."""
+        """The result of a flow. Time that no network took counts as the range coder's."""
         times = self.timings
         times.clear()
         started, running = time.perf_counter(), 0.0

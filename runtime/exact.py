@@ -33,7 +33,7 @@ _VECTORS = {"bias": np.int32, "shift": np.int8, "low": np.int32, "high": np.int3
 
 
 class LayerBound(NamedTuple):
-    """What is proved of one layer.
+    """The proof of one layer.
 
     Attributes:
         name: as the ONNX graph names it, e.g. "h_s/conv0".
@@ -191,7 +191,7 @@ class ExactNetwork:
         ]
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What a bundle stores; `from_arrays` reads it back."""
+        """The arrays that a bundle stores; `from_arrays` reads them back."""
         arrays: dict[str, NDArray[np.generic]] = {name: np.asarray(getattr(self, name), "<i4") for name in _SCALARS}
         if self.scale_table is not None:
             arrays["scale_table"] = self.scale_table

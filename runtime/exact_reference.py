@@ -29,7 +29,7 @@ def run_layer(layer: ExactLayer, x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def requantise(layer: ExactLayer, accumulated: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What follows the convolution: (N, O, h, w) accumulators to the layer's output."""
+    """The steps after the convolution: (N, O, h, w) accumulators to the layer's output."""
     scaled = accumulated * np.exp2(-layer.shift.astype(np.float64))[:, None, None]
     v = np.clip(np.rint(scaled), layer.low[:, None, None], layer.high[:, None, None])
     if layer.table is not None:

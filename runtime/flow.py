@@ -80,7 +80,7 @@ Flow = Generator[Request, Any, Answer]
 
 
 def drive(flow: Flow[Answer], answer: Callable[[Request], Any]) -> Answer:
-    """What a flow returns when `answer` gives it all that it asks."""
+    """The result of a flow when `answer` gives it all that it asks."""
     value = None
     while True:
         try:

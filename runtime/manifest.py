@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ugicm.runtime.schedule import Schedule
 
 FORMAT = 2
-"""What export writes."""
+"""The version that export writes."""
 READ = (1, 2)
-"""What is read: 1 has no views and no schedules."""
+"""The versions that are read: 1 has no views and no schedules."""
 MANIFEST = "manifest.json"
 PARTS = ("both", "encoder", "decoder")
 
@@ -31,7 +31,7 @@ class GraphEntry:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What a file of the bundle must be."""
+    """The digest and size that a file of the bundle must have."""
 
     sha256: str
     bytes: int
@@ -39,7 +39,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Join:
-    """What a condition changes in a pointwise convolution: W + up · diag(gate) · down, and bias + shift.
+    """The change that a condition makes to a pointwise convolution: W + up · diag(gate) · down, and bias + shift.
 
     Attributes:
         weight, bias, down, up: names of tensors of the general graph; a bias that it does not have is 0.

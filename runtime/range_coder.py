@@ -40,7 +40,7 @@ def damaged(name: str, number: int, count: int) -> str:
 
 
 def parts(rows: Rows, tables: Tables, substreams: int, name: str = "<bytes>") -> list[slice]:
-    """What part of the scan order each substream covers: consecutive, with equal shares of the coded symbols.
+    """The part of the scan order that each substream covers: consecutive, with equal shares of the coded symbols.
 
     A substream without coded symbols has an empty part, or one of skipped symbols alone.
 

@@ -25,7 +25,7 @@ def save(path: Path, values: dict[str, Any]) -> None:
 
 
 def weights_of(model: UGICM, half: bool = False) -> dict[str, Any]:
-    """What export reads: format name, configuration and state dict.
+    """The contents that export reads: format name, configuration and state dict.
 
     Args:
         model: the codec.

@@ -1,4 +1,4 @@
-"""What a training run is: the sections of its YAML file, checked before anything is loaded.
+"""The settings of a training run: the sections of its YAML file, checked before anything is loaded.
 
 A configuration is one of the names in `training/configs/` or a path; `--set section.key=value` replaces single values.
 """
@@ -107,7 +107,7 @@ class Betas(Section):
 
 
 class Objective(Section):
-    """What is minimised; see `ugicm.training.objectives`.
+    """The terms to minimise; see `ugicm.training.objectives`.
 
     Attributes:
         rate: whether bits count; not where the encoder is frozen.

@@ -1,4 +1,4 @@
-"""What every frozen encoder is: pictures in, features out."""
+"""The shape of every frozen encoder: pictures in, features out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Features(NamedTuple):
-    """What an encoder sees in N pictures.
+    """The features of N pictures.
 
     Attributes:
         maps: intermediate layers, shallow to deep, each (N, C, h, w).

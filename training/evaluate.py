@@ -140,7 +140,7 @@ def _images(name: str, files: list[Path], truth: list[Any]) -> Images:
 
 
 def judged(judge: SqueezeNet | NanoDet | None, originals: list[np.ndarray], pictures: list[np.ndarray]) -> Record:
-    """What is found in pictures: classes, boxes, or without a judge how like the originals they are."""
+    """The finds in pictures: classes, boxes, or without a judge the likeness to the originals."""
     pairs = list(zip(originals, pictures, strict=True))
     record: Record = {"psnr": [psnr(a, b) for a, b in pairs if a is not b]}
     if isinstance(judge, SqueezeNet):
@@ -176,7 +176,7 @@ class Evaluation:
         return self.cache.get((self.images.name, self.images.digest, *key), told)
 
     def original(self) -> Record:
-        """What the judge finds in the originals."""
+        """The judge's finds in the originals."""
         return self._kept((ORIGINAL,), lambda: judged(self.judge, self.images.pictures, self.images.pictures))
 
     def ugic(self, quality: int) -> dict[str, Record]:

@@ -1,4 +1,4 @@
-"""What training minimises: named terms of a batch, which `ugicm.training.balance` adds up."""
+"""The terms that training minimises: named parts of a batch, which `ugicm.training.balance` adds up."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Validator:
 
 
 def criterion(rows: list[Row]) -> float:
-    """What the best checkpoint has least of: the mean of the objective, with its fixed weights, over all rows."""
+    """Least in the best checkpoint: the mean of the objective, with its fixed weights, over all rows."""
     return sum(row.objective for row in rows) / len(rows)
 
 

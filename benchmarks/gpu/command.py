@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a reader needs to judge the figures."""
+    """The facts that a reader needs to judge the figures."""
     found: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "python": platform.python_version(),

@@ -58,7 +58,7 @@ class Bench:
 
     @contextlib.contextmanager
     def attempt(self, section: str, subject: str, size: str = "") -> Iterator[None]:
-        """What fails in here becomes a row that says why."""
+        """A failure in here becomes a row that says why."""
         try:
             yield
         except Exception as error:  # every library has exceptions of its own, and none may end the benchmark

@@ -77,7 +77,7 @@ class FloatLayer:
 
 
 class Observed(NamedTuple):
-    """What samples show of a layer before its activation.
+    """Statistics of a layer before its activation, over samples.
 
     Attributes:
         positive, negative: (C,) largest value and largest magnitude below zero, by channel after the shuffle.

@@ -1,4 +1,4 @@
-"""What calibration measures with: `z` drawn without images, and the bits an imprecise `h_s` costs."""
+"""The measures of calibration: `z` drawn without images, and the bits an imprecise `h_s` costs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prior_samples(
 
 
 def excess_bits(log_scale: Float, mean: Float, coded_log_scale: Float, coded_mean: Float) -> Float:
-    """What coding with other parameters costs, in bits of each symbol: a Kullback-Leibler divergence.
+    """The cost of coding with other parameters, in bits of each symbol: a Kullback-Leibler divergence.
 
     Both are taken for Gaussians whose variance has grown by 1/12, that of rounding; so a wrong scale costs
     little where scales are far below one, as it does in reality.

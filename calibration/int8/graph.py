@@ -55,7 +55,7 @@ def to_fp8(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layer:
-    """What is quantised or left as a whole.
+    """A part of a graph that is quantised or left as a whole.
 
     Attributes:
         name: as people read it.
@@ -125,7 +125,7 @@ class FloatGraph:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """What can be quantised, in the order of computation."""
+        """The elements that can be quantised, in the order of computation."""
         found: list[Layer] = []
         inside: set[str] = set()
         for node in self.nodes:

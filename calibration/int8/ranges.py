@@ -24,7 +24,7 @@ SHARES = np.linspace(0.6, 1.2, 25)
 
 @dataclass
 class Sample:
-    """What was seen of a tensor.
+    """The values seen of a tensor.
 
     Attributes:
         values: float32, drawn evenly from all runs.

@@ -1,4 +1,4 @@
-"""What the graphs of a codec are given while it encodes and decodes images: what calibration measures on."""
+"""The inputs of a codec's graphs while it encodes and decodes images, for calibration to measure on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers are quantised: rate and distortion decide.
+"""The choice of layers to quantise: rate and distortion decide.
 
 The loss of a choice is in dB of PSNR at equal bytes. For the synthesis, whose bitstream does not change, it is what the
 decoded images lose against the originals, over all conditions; for the analysis also what the files grow by, at the
@@ -33,7 +33,7 @@ STRENGTHS = (0.0, 0.5, 0.75, 1.0)
 DB_A_DOUBLING = 3.0
 """PSNR that twice the rate buys; of hyperprior codecs on Kodak, taken where a codec has one quality only."""
 MACS_A_PRODUCT, MACS_A_SUM, MACS_A_DEPTHWISE = 40, 4, 300
-"""What an element left in float costs, in multiplications of a float convolution, as measured with ONNX Runtime.
+"""The cost of an element left in float, in multiplications of a float convolution, as measured with ONNX Runtime.
 
 A sum costs next to nothing where the convolution before it gives floats; a depthwise convolution in float between
 integer ones has its input and output restored, transposed and quantised again.

@@ -99,12 +99,12 @@ def _follow(graph: Graph, first: onnx.NodeProto, expected: Sequence[tuple[str, l
 
 
 def pixel_order(channels: int, side: int) -> Array:
-    """Which of a pixel shuffle's channels, ordered channel, row, column, are where they are row, column, channel."""
+    """The pixel shuffle's channels that, ordered channel, row, column, are where they are row, column, channel."""
     return np.arange(channels).reshape(-1, side, side).transpose(1, 2, 0).ravel()
 
 
 def _reordering(graph: Graph, tensor: str, order: Array, back: bool) -> list[tuple[onnx.NodeProto, Nodes]] | None:
-    """What to replace for the channels of a tensor, which one node reads, to come in an order; None where they cannot.
+    """The replacements for the channels of a tensor, which one node reads, to come in an order; None where they cannot.
 
     They come from convolutions, sums of them, and what a condition adds, a vector brought to (N, C, 1, 1).
     """

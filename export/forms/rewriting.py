@@ -83,7 +83,7 @@ def editing(edit: Callable[[Graph], None]) -> Change:
 
 
 def in_turn(changes: Iterable[Change], nodes: Nodes, constants: Mapping[str, Array], outputs: set[str]) -> Rewritten:
-    """What changes make, each of what the one before made."""
+    """The result of changes, each made to the result of the one before."""
     for change in changes:
         nodes, constants = change(nodes, constants, outputs)
     return nodes, dict(constants)

@@ -102,7 +102,7 @@ def parse_quality(text: str | None, qualities: int) -> int:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What a file keeps of a picture besides its pixels: see the options of the same names."""
+    """The parts of a picture besides its pixels that a file keeps: see the options of the same names."""
 
     strip: bool = False
     keep_profile: bool = False

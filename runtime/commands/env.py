@@ -26,7 +26,7 @@ PACKAGES = (
     "numpy", "constriction", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
     "cuda-python", "torch", "onnx",
 )  # fmt: skip
-# What decides which integer kernels a library takes.
+# These decide which integer kernels a library takes.
 FEATURES = (
     "sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni",
     "amx_int8", "amx_bf16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a bug report needs, as JSON can say it.
+    """The facts that a bug report needs, as JSON can say them.
 
     Returns:
         `ugicm`, `python`, `system`, `packages` (name → version, installed ones only), `cpu` (`model`, `usable` CPUs,

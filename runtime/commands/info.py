@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe_bundle(path: Path) -> dict[str, Any]:
-    """What a bundle holds, as JSON can say it; every file of it is verified.
+    """The contents of a bundle, as JSON can say them; every file of it is verified.
 
     Returns:
         `bundle`, `architecture`, `codec_id`, `part`, `precision`, `qualities`, `conditions` (name → beta), `context`,
@@ -76,7 +76,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
 
 
 def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a .ugic file holds, as JSON can say it.
+    """The contents of a .ugic file, as JSON can say them.
 
     Args:
         path: the file; read, with its checksum, but not decoded.

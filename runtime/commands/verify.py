@@ -26,7 +26,7 @@ from ugicm.runtime.stage_admission import SHARE, deviation
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one backend did with the golden vectors.
+    """The outcome of the golden vectors on one backend.
 
     Attributes:
         backend: its name.

@@ -40,14 +40,14 @@ class Codepoints:
 
 
 def unread_kind(handle: BinaryIO) -> str:
-    """What a file is that is known and not read, with what to do about it; an empty string for others."""
+    """The name of a format that is known and not read, with advice; an empty string for others."""
     handle.seek(0)
     start = handle.read(32)
     return next((words for at, magic, words in _UNREAD if start[at:].startswith(magic)), "")
 
 
 def png_codepoints(handle: BinaryIO) -> Codepoints | None:
-    """What the chunk cICP of a PNG file says (PNG, third edition, 11.3.2.6)."""
+    """The contents of the chunk cICP of a PNG file (PNG, third edition, 11.3.2.6)."""
     handle.seek(8)
     for _ in range(_CHUNKS):
         head = handle.read(8)
@@ -140,7 +140,7 @@ class TiffFacts:
 
 
 def tiff_facts(handle: BinaryIO) -> TiffFacts | None:
-    """What the first directory of a TIFF file says; None where it is no TIFF file or contradicts itself."""
+    """The contents of the first directory of a TIFF file; None where it is no TIFF file or contradicts itself."""
     handle.seek(0)
     head = handle.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])

@@ -287,7 +287,7 @@ def _as_rgb(values: np.ndarray) -> np.ndarray:
 
 
 def _hidden_white(picture: Picture) -> Picture:
-    """What nobody sees costs bits and shows at edges: the colours of wholly transparent pixels become white."""
+    """The colours of wholly transparent pixels become white: unseen ones cost bits and show at edges."""
     if picture.alpha is None:
         return picture
     pixels = np.array(picture.pixels)

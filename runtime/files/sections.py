@@ -1,4 +1,4 @@
-"""What a .ugic file carries beside its symbols: a picture's opacity, colour profile, EXIF and XMP, to bytes and back.
+"""The sections of a .ugic file: a picture's opacity, colour profile, EXIF and XMP, to bytes and back.
 
 Opacity is coded losslessly, as a PNG datastream of the chunks IHDR, IDAT and IEND alone: grey, 8 bits, or 1 where every
 pixel is either opaque or wholly transparent. The others stand as they are.
@@ -45,7 +45,7 @@ def attach(data: bytes, picture: Picture) -> bytes:
 
 
 def sections_of(picture: Picture) -> tuple[Section, ...]:
-    """What a picture carries besides its pixels, in the order of the types."""
+    """The sections for all that a picture carries besides its pixels, in the order of the types."""
     found = []
     if picture.alpha is not None:
         found.append(Section(ALPHA, encode_alpha(picture.alpha)))

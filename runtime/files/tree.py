@@ -22,7 +22,7 @@ class Task:
 
 @dataclass
 class Found:
-    """What a walk through a folder found.
+    """The finds of a walk through a folder.
 
     tasks: in the order of their names.
     clashes: files that share an output's name with another, each with its error.

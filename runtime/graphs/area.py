@@ -1,4 +1,4 @@
-"""Which pictures a graph takes in one piece: those whose multiplications and pixels are few enough."""
+"""The pictures that a graph takes in one piece: their multiplications and pixels are few enough."""
 
 from __future__ import annotations
 

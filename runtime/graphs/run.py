@@ -34,7 +34,7 @@ STAGES = {"g_s_trunk": "g_s", "condition": "g_s", "h_s_mean": "context"}  # grap
 
 @dataclass
 class Sessions:
-    """What one process has loaded.
+    """The graphs that one process has loaded.
 
     Attributes:
         graphs: name → graph.
@@ -109,7 +109,7 @@ class Networks:
                 cropped = pictures[i, :height, :width]
                 if tuple(cropped.shape) != (height, width, 3):
                     raise BackendError("g_s gave a picture of another size; the bundle is broken: export it again")
-                # What a GPU's graph returns is overwritten by its next run.
+                # A GPU's graph overwrites its output in its next run.
                 found[i].append(np.asarray(cropped) if device is None else cropped.keep())
         return found
 

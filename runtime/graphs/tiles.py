@@ -95,7 +95,7 @@ def measured_reach(
 ) -> int | None:
     """The reach of a float graph: how far from a change of its input its output changes, on random inputs.
 
-    What random inputs do not show is below the rounding of the output. For the exact path that would be too little: it
+    A change that random inputs do not show is below the output's rounding. That is too little for the exact path: it
     has `exact_reach`.
 
     Args:

@@ -22,7 +22,7 @@ from ugicm.runtime.processes.cpus import processors
 
 
 def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    """What a verb understands where its input is a folder."""
+    """The options of a verb whose input is a folder."""
     group = parser.add_argument_group("where the input is a folder")
     group.add_argument(
         "--jobs", type=int, metavar="N", help="processes; default: one for each usable CPU; 1: none beside this"

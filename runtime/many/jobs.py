@@ -18,7 +18,7 @@ from ugicm.runtime.processes.worker import DiedError
 
 @dataclass(frozen=True)
 class Figures:
-    """What working on one file took and gave.
+    """The costs and the result of one file.
 
     Attributes:
         bytes_in, bytes_out: of the input and of all outputs.
@@ -36,16 +36,16 @@ Work = Callable[[Path, tuple[Path, ...]], Figures]
 
 
 class Recipe(Protocol):
-    """What each process is told once; picklable."""
+    """The settings that each process is told once; picklable."""
 
     def open(self) -> Work:
-        """Opens the codec. What it returns works on one file and raises UgicError."""
+        """Opens the codec. The function that it returns works on one file and raises UgicError."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one task.
+    """The outcome of one task.
 
     Attributes:
         figures: None after an error.
@@ -135,7 +135,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _collected() -> Iterator[list[str]]:
-    """What is logged meanwhile, in place of where it goes otherwise: lines belong to files."""
+    """Collects lines that are logged meanwhile: they belong to files."""
     logger, collector = logging.getLogger("ugicm"), _Collector()
     before = logger.handlers[:], logger.propagate
     logger.handlers[:], logger.propagate = [collector], False

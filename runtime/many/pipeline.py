@@ -50,7 +50,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file.
+    """The outcome of one file.
 
     Attributes:
         source: as it was given.
@@ -179,7 +179,7 @@ def _image(source: Source) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """What a file asks of the networks, and where the answer goes."""
+    """A file's request to the networks, and the place for the answer."""
 
     run: flow.Run
     most: int
@@ -187,7 +187,7 @@ class _Waiting:
 
 
 def _infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception | None]]:
-    """The result or the error of each. What fails together is tried one by one: only the file at fault shall fail."""
+    """The result or the error of each. Those that fail together are tried one by one: only the file at fault fails."""
     arguments = [run.argument for run in runs]
     try:
         return [(_kept(result), None) for result in runs[0].work(codec.networks, arguments, *runs[0].options)]
@@ -224,7 +224,7 @@ class _Line:
         self._thread.start()
 
     async def work(self, number: int, source: Source, begin: Callable[[int, Source], flow.Flow[Any]]) -> Any:
-        """What the flow of a source returns."""
+        """The result of a source's flow."""
         asking = await self.in_thread(begin, number, source)
         value = None
         while True:

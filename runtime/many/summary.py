@@ -1,4 +1,4 @@
-"""What people read of a folder's run: progress, errors by file, and the summary."""
+"""The words on a folder's run: progress, errors by file, and the summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LINE_EVERY = 5.0  # seconds between lines of progress where there is no termina
 
 @dataclass
 class Summary:
-    """What a run did: `done`, `skipped` and `failed` count files, `failures` says why by file.
+    """The counts of a run: `done`, `skipped` and `failed` count files, `failures` says why by file.
 
     `ignored` counts the files of other suffixes.
     """

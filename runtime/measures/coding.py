@@ -1,4 +1,4 @@
-"""What the entropy coder alone takes."""
+"""The time of the entropy coder alone."""
 
 from __future__ import annotations
 

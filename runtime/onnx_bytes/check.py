@@ -1,4 +1,4 @@
-"""What an ONNX file may hold that comes from somebody else: networks only, and nothing from outside of the file.
+"""The limits of an ONNX file that comes from somebody else: networks only, and nothing from outside of the file.
 
 Inference libraries do look at external data's paths, each in its own way.
 """

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Answer(Generic[Item]):
-    """What became of an item: a value, or the error of the function, a DiedError if the process died."""
+    """The outcome of an item: a value, or the error of the function, a DiedError if the process died."""
 
     item: Item
     value: Any
@@ -76,7 +76,7 @@ class Pool:
         return worker
 
     def _started(self, free: Worker | None) -> Worker:
-        """What was free, or one in the place of a dead one. Raises BackendError: no process can be started."""
+        """A free worker, or one in the place of a dead one. Raises BackendError: no process can be started."""
         if free is not None:
             return free
         try:
@@ -234,7 +234,7 @@ def _answered(workers: Iterable[Worker]) -> list[Worker]:
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a process of its own. Raises what it raises; DiedError; BackendError."""
+    """The result of a function in a process of its own. Raises what it raises; DiedError; BackendError."""
     with Pool(1, _nothing) as pool:
         return pool.call(_call, function, arguments)
 

@@ -1,6 +1,6 @@
 """Memory that a process shares with one worker: without a name, so that nothing of it outlives the two.
 
-It is Linux's memfd, which needs no /dev/shm. What is reserved is there: too little is an error when it is asked for,
+It is Linux's memfd, which needs no /dev/shm. Reserved memory is there: too little is an error when it is asked for,
 not a SIGBUS when it is written. Where the system has no such memory, arrays pass through the pipe.
 """
 
@@ -93,7 +93,7 @@ class Memory:
         return room
 
     def get(self, placed: Placed) -> np.ndarray:
-        """What was placed: a view, to be used before the next `reserve`."""
+        """The placed array: a view, to be used before the next `reserve`."""
         if not isinstance(placed, Shared):
             return placed
         assert self._file is not None

@@ -25,7 +25,7 @@ class StoppedError(KeyboardInterrupt):
 
 
 def words(number: int) -> str:
-    """What a person is told."""
+    """The line that a person is told."""
     return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
 
 

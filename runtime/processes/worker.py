@@ -92,7 +92,7 @@ class Worker:
             raise DiedError(DIED) from error
 
     def receive(self) -> Any:
-        """What the function returned. Raises what it raised, or DiedError."""
+        """The function's result. Raises what it raised, or DiedError."""
         result, error = self._receive()
         self.owing = False
         if error is not None:

@@ -201,7 +201,7 @@ class CudaDevice:
         return int(total) - int(free)
 
     def captured(self, enqueue: Callable[[], None], name: str) -> Callable[[], None]:
-        """What replays the work that `enqueue` queues on the stream: run once as it is, then captured as a CUDA graph.
+        """Replays the work that `enqueue` queues on the stream: run once as it is, then captured as a CUDA graph.
 
         Work that cannot be captured runs as it is, with one logged line.
         """

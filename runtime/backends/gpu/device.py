@@ -66,7 +66,7 @@ class Device(Protocol):
         ...
 
     def order_before(self, stream: int) -> None:
-        """What is queued so far comes before what a consumer queues on its own stream from now on."""
+        """Work queued so far comes before the work that a consumer queues on its own stream from now on."""
         ...
 
     def download(self, nbytes: int) -> np.ndarray:
@@ -81,7 +81,7 @@ class Device(Protocol):
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array on the device. numpy's functions and operators copy it to the host first.
 
-    What a graph returns is valid until that graph runs again at this size; `keep` makes a copy that stays.
+    An array that a graph returns is valid until that graph runs again at this size; `keep` makes a copy that stays.
     Libraries with DLPack or the CUDA array interface take it without a copy.
     """
 

@@ -108,7 +108,7 @@ def _library() -> Any:
 
 
 def missing_library(onnxruntime: Any) -> str:
-    """What the loader says is missing for the CUDA provider, "" where nothing is."""
+    """The library that the loader misses for the CUDA provider, "" where it misses none."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
         file = folder / name

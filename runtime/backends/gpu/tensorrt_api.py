@@ -1,4 +1,4 @@
-"""What the packages `tensorrt` (10, 11) and `tensorrt_rtx` share: parsing ONNX and building engines.
+"""The common part of the packages `tensorrt` (10, 11) and `tensorrt_rtx`: parsing ONNX and building engines.
 
 Networks are strongly typed: precision is what the graph says. TF32 is off: fp32 is fp32, and the exact path exact.
 """

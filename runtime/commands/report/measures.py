@@ -27,7 +27,7 @@ LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels, what the formats' libra
 
 @dataclass(frozen=True)
 class LatentBits:
-    """What the symbols of a file cost, by the frequencies of the tables that coded them.
+    """The bits of a file's symbols, by the frequencies of the tables that coded them.
 
     Attributes:
         y: float64 (H', W'), bits of all channels at each position of `y`, a square of `stride` pixels.
