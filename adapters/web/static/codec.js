@@ -2,10 +2,12 @@
 //
 // file → z → exact path → rows, means → symbols → context → y_hat → g_s_trunk → features → g_s, for each preference
 
+import { OPACITY } from "./additions.js";
 import { Bundle } from "./bundle.js";
 import { parse, symbolChecksum } from "./container.js";
 import { CodecMismatchError, ConditionError, CorruptFileError, DesynchronisedError } from "./errors.js";
 import { admitted, channelRows } from "./exact.js";
+import { readOpacity } from "./opacity.js";
 import { decode } from "./range_coder.js";
 import { Runtime } from "./runtime.js";
 
@@ -27,6 +29,7 @@ import { Runtime } from "./runtime.js";
  * @property {Bitstream} stream
  * @property {number} checksum of the symbols, equal to the file's
  * @property {Record<string, Tensor>} shared inputs of `g_s` that no preference touches
+ * @property {Uint8Array | null} opacity one byte a pixel; null where every pixel is opaque
  * @property {Record<string, number>} milliseconds by stage
  */
 
@@ -82,6 +85,8 @@ export class Codec {
     const { manifest, inverseGain } = this.bundle;
     const clock = new Clock();
     const stream = this.parse(data, name);
+    const plane = stream.sections.find(({ type }) => type === OPACITY);
+    const opacity = plane ? await readOpacity(plane.data, stream.width, stream.height, name) : null;
     const z = this.hyperLatents(stream, name);
     clock.lap("entropy");
     const { rows, mean: exactMean } = await this.exact.run(z.symbols, z.shape);
@@ -108,7 +113,7 @@ export class Codec {
     let shared = { y_hat: yHat, inverse_gain: this.runtime.tensor(gain, [1, gain.length, 1, 1]) };
     if (this.graphs.has("g_s_trunk")) shared = { features: await this.run("g_s_trunk", shared) };
     clock.lap("g_s");
-    return { stream, checksum, shared, milliseconds: clock.laps };
+    return { stream, checksum, shared, opacity, milliseconds: clock.laps };
   }
 
   /**
@@ -118,7 +123,7 @@ export class Codec {
    * @returns {Promise<Picture>}
    * @throws {ConditionError}
    */
-  async picture({ stream, shared }, beta) {
+  async picture({ stream, shared, opacity }, beta) {
     const started = performance.now();
     const { conditions } = this.bundle.manifest;
     const name = Object.keys(conditions).find((one) => conditions[one] === beta);
@@ -126,7 +131,7 @@ export class Codec {
     const condition = this.graphs.has(own) ? null : await this.condition(beta, name);
     const image = await this.run(this.graphs.has(own) ? own : "g_s", condition ? { ...shared, condition } : shared);
     const { width, height } = stream;
-    const data = cropped(image.data, image.dims[2], width, height);
+    const data = cropped(image.data, image.dims[2], width, height, opacity);
     return { width, height, data, milliseconds: performance.now() - started };
   }
 
@@ -139,10 +144,18 @@ export class Codec {
   parse(data, name) {
     const stream = parse(data, name);
     const { codec_id: id, qualities } = this.bundle.manifest;
+    if (stream.guard && stream.codecId !== id) {
+      throw new CodecMismatchError(
+        `${name}: made by codec ${stream.codecId}, a codec with context, which the page does not decode; use ugicm decode`,
+      );
+    }
     if (stream.codecId !== id) {
       throw new CodecMismatchError(
         `${name}: made by codec ${stream.codecId}, but this bundle is ${id}; name the right one with --bundle`,
       );
+    }
+    if (stream.guard) {
+      throw new CorruptFileError(`${name}: its header and its codec disagree on stages; get the file again`);
     }
     if (stream.quality > qualities) {
       throw new CorruptFileError(`${name}: quality ${stream.quality} in a codec of ${qualities}; get it again`);
@@ -240,9 +253,10 @@ export class Codec {
  * @param {number} stride
  * @param {number} width
  * @param {number} height
+ * @param {Uint8Array | null} opacity
  * @returns {Uint8ClampedArray}
  */
-function cropped(rgb, stride, width, height) {
+function cropped(rgb, stride, width, height, opacity) {
   const out = new Uint8ClampedArray(width * height * 4);
   let to = 0;
   for (let row = 0; row < height; row++) {
@@ -251,7 +265,8 @@ function cropped(rgb, stride, width, height) {
       out[to++] = rgb[from++];
       out[to++] = rgb[from++];
       out[to++] = rgb[from++];
-      out[to++] = 255;
+      out[to] = opacity ? opacity[to >> 2] : 255;
+      to += 1;
     }
   }
   return out;

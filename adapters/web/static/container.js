@@ -3,9 +3,11 @@
 // docs/bitstream.md is the specification; `ugicm.runtime.bitstream` reads the same files and refuses the same faults in
 // the same words and order. Every field is bounded by what is left of the bytes before it is read.
 
+import { misfit, readAdditions } from "./additions.js";
 import { crc32 } from "./crc32.js";
 import { CorruptFileError, NotUgicError, TruncatedError, VersionError } from "./errors.js";
 
+const VERSIONS = [1, 2];
 const MAGIC = [0x55, 0x47, 0x49, 0x43]; // UGIC
 const CODEC_ID_BYTES = 8;
 const MAX_SIDE = 65535; // pixels
@@ -24,13 +26,9 @@ const MAX_VARINT_BYTES = 5; // every number of the format fits in 32 bits
  * @property {Uint8Array} z the hyper-latent's single substream
  * @property {Uint8Array[]} y the latent's substreams, in scan order
  * @property {number} symbolChecksum CRC-32 of all symbols, z then y
+ * @property {import("./additions.js").Guard | null} guard of a staged codec's file
+ * @property {import("./additions.js").Section[]} sections of ascending types, those that nobody knows among them
  */
-
-/**
- * What a version's fields after the version byte are. A new version of the format is one more entry.
- * @type {Record<number, (reader: Reader) => Omit<Bitstream, "version">>}
- */
-const READERS = { 1: readVersion1 };
 
 /**
  * Read and check a .ugic file.
@@ -45,24 +43,16 @@ export function parse(data, name) {
   }
   const reader = new Reader(data, MAGIC.length, name);
   const version = data.length > MAGIC.length ? data[MAGIC.length] : 1;
-  const read = READERS[version];
-  if (read === undefined) {
-    const known = Object.keys(READERS).join(", ");
+  if (!VERSIONS.includes(version)) {
+    const known = VERSIONS.join(" and ");
     throw new VersionError(`${name} has format version ${version}, this release reads ${known}; install one that reads it`);
   }
   reader.at += 1;
-  return { version, ...read(reader) };
-}
-
-/**
- * @param {Reader} reader
- * @returns {Omit<Bitstream, "version">}
- */
-function readVersion1(reader) {
   const codecId = hexadecimal(reader.take(CODEC_ID_BYTES));
   const quality = reader.take(1)[0];
   const width = reader.varint();
   const height = reader.varint();
+  const additions = version > 1 ? readAdditions(reader) : { guard: null, sections: [] };
   const z = reader.take(reader.varint());
   const count = reader.varint();
   if (count > MAX_SUBSTREAMS) {
@@ -80,9 +70,9 @@ function readVersion1(reader) {
   if (crc32(reader.data.subarray(0, end)) !== fileChecksum) {
     reader.corrupt("its file checksum does not match its bytes");
   }
-  const fault = outOfRange(quality, width, height, count);
+  const fault = outOfRange(quality, width, height, count) || misfit(additions, count);
   if (fault) reader.corrupt(fault);
-  return { codecId, quality, width, height, z, y, symbolChecksum };
+  return { version, codecId, quality, width, height, z, y, symbolChecksum, ...additions };
 }
 
 /** Takes fields off bytes, one after the other. */

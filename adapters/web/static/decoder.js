@@ -8,6 +8,7 @@
  * @property {string} codecId
  * @property {number} version
  * @property {number} checksum
+ * @property {{type: number, length: number}[]} sections beside the symbols, bytes of each
  * @property {number} substreams
  * @property {Record<string, number>} milliseconds
  */

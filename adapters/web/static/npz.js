@@ -1,6 +1,7 @@
 // NumPy's .npz: a zip archive of .npy arrays, stored or deflated. The browser inflates; nothing here runs code of a file.
 
 import { BundleError } from "./errors.js";
+import { inflated } from "./inflate.js";
 
 const LARGEST = 2 ** 28; // bytes of one archive, unpacked
 const [END, ENTRY, LOCAL] = [0x06054b50, 0x02014b50, 0x04034b50]; // signatures of zip's records
@@ -91,19 +92,7 @@ async function unpacked(bytes, entry) {
   if (packed.length !== entry.packed) throw new Error(`${entry.name} is cut short`);
   if (entry.method === 0) return packed;
   if (entry.method !== 8) throw new Error(`${entry.name} is packed in an unknown way`);
-  const out = new Uint8Array(entry.size);
-  const stream = new Blob([/** @type {BlobPart} */ (packed)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  const reader = stream.getReader();
-  let at = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    if (at + value.length > out.length) throw new Error(`${entry.name} is larger than announced`);
-    out.set(value, at);
-    at += value.length;
-  }
-  if (at !== out.length) throw new Error(`${entry.name} is cut short`);
-  return out;
+  return inflated(packed, "deflate-raw", entry.size, entry.name);
 }
 
 /**

@@ -1,5 +1,6 @@
 // The page: a file comes in, two views come out, and what was checked on the way is shown.
 
+import { OPACITY } from "./additions.js";
 import { Decoder, threadsFor } from "./decoder.js";
 import { Dial } from "./dial.js";
 import { Compare } from "./compare.js";
@@ -91,6 +92,7 @@ async function open(data, name) {
     const took = second ? performance.now() - started : first.milliseconds;
     if (mine !== reading) return; // another file was dropped meanwhile
     compare.show(first, second, dial.beta);
+    part("views").classList.toggle("transparent", file.sections.some(({ type }) => type === OPACITY));
     part("welcome").hidden = true;
     part("stage").classList.remove("empty");
     part("panel").hidden = false;

@@ -1,10 +1,15 @@
 // What is told beside the picture: of the file, of what was checked, of the time.
 
+import { EXIF, ICC_PROFILE, OPACITY, XMP } from "./additions.js";
+
 /** @typedef {import("./decoder.js").About} About */
 /** @typedef {import("./decoder.js").Facts} Facts */
 
 /** @type {Record<string, string>} */
 const STAGES = { entropy: "symbols", exact: "scales", context: "context", g_s: "synthesis", picture: "a view" };
+
+/** @type {Record<number, string>} */
+const SECTIONS = { [OPACITY]: "transparency", [ICC_PROFILE]: "ICC profile", [EXIF]: "EXIF", [XMP]: "XMP" };
 
 /**
  * @param {string} tag
@@ -36,7 +41,9 @@ export function facts(list, file, bytes) {
     ["rate", `${((8 * bytes) / pixels).toFixed(3)} bits a pixel`],
     ["smaller than raw", `${grouped(Math.round((3 * pixels) / bytes))} times`],
     ["quality", String(file.quality)],
+    ...file.sections.map(({ type, length }) => [SECTIONS[type] ?? `section ${type}`, `${grouped(length)} bytes`]),
   ];
+  if (file.sections.some(({ type }) => type === ICC_PROFILE)) rows.push(["colours", "shown as sRGB, without the profile"]);
   list.replaceChildren(...rows.flatMap(([term, value]) => [element("dt", term), element("dd", value)]));
 }
 

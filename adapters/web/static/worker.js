@@ -26,7 +26,8 @@ const ANSWERS = {
     decoded = await codec.read(new Uint8Array(data), name);
     const { stream, checksum, milliseconds } = decoded;
     const { width, height, quality, codecId, version } = stream;
-    return { width, height, quality, codecId, version, checksum, substreams: stream.y.length, milliseconds };
+    const sections = stream.sections.map(({ type, data: { length } }) => ({ type, length }));
+    return { width, height, quality, codecId, version, checksum, sections, substreams: stream.y.length, milliseconds };
   },
 
   /** @param {{beta: number | null}} question */

@@ -9,6 +9,7 @@ const { parse } = await load("container.js");
 const { plain } = await load("errors.js");
 const { reference, reproduces } = await load("exact.js");
 const { readArrays } = await load("npz.js");
+const { readOpacity } = await load("opacity.js");
 const { decode, RangeDecoder } = await load("range_coder.js");
 const { Tables } = await load("tables.js");
 
@@ -18,8 +19,12 @@ const tables = ({ frequencies, lengths, offsets }) =>
 
 const ANSWERS = {
   parse({ data, name }) {
-    const { z, y, ...fields } = parse(bytes(data), name);
-    return { ...fields, z: Buffer.from(z).toString("hex"), y: y.map((stream) => Buffer.from(stream).toString("hex")) };
+    const { z, y, sections, ...fields } = parse(bytes(data), name);
+    const hex = (part) => Buffer.from(part).toString("hex");
+    return { ...fields, z: hex(z), y: y.map(hex), sections: sections.map(({ type, data }) => [type, hex(data)]) };
+  },
+  async opacity({ data, width, height, name }) {
+    return [...(await readOpacity(bytes(data), width, height, name))];
   },
   decode({ streams, rows, table, name }) {
     return [...decode(streams.map(bytes), Uint8Array.from(rows), tables(table), name)];

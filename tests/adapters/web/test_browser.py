@@ -21,8 +21,12 @@ from ugicm import Codec
 from ugicm.adapters.web.library import PACKAGE, Library, found
 from ugicm.adapters.web.site import site_files, write_site
 from ugicm.export.write import npz_bytes
+from ugicm.runtime import bitstream
+from ugicm.runtime.additions import Guard, Section
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.files.sections import encode_alpha
 
 GOLDEN = Path(__file__).parents[2] / "golden/v1"
 FILES = {path.name: path.read_bytes() for path in sorted(GOLDEN.glob("*.ugic"))}
@@ -101,6 +105,32 @@ def test_a_photograph_by_the_shipped_codec(tmp_path: Path, codec: Codec, photogr
     site = written(tmp_path / "site", bundle=codec.bundle.path)
     (result,) = decode(site, {"photograph.ugic": data}, BETAS, threads=1, isolated=False)["results"]
     check_pictures(result, codec, data)
+
+
+def test_a_file_of_version_2_is_shown_with_its_transparency(tmp_path: Path, golden: Codec) -> None:
+    """And what is beside the symbols is told; what nobody knows is skipped. One of a codec with context is refused."""
+    name = "50x70-q2.ugic"
+    alpha = np.add.outer(np.arange(50), 3 * np.arange(70)).astype(np.uint8)
+    stream = bitstream.parse(FILES[name])
+    found = (Section(1, encode_alpha(alpha)), Section(2, b"icc"), Section(4, b"exif"), Section(98, b"?"))
+    data = container.pack(dataclasses.replace(stream, sections=found))
+    staged = container.pack(dataclasses.replace(stream, guard=Guard(12, 1024), codec_id=bytes(8)))
+    site = written(tmp_path / "site", examples={"a.ugic": data})
+    first, second = decode(site, {"a.ugic": data, "staged.ugic": staged}, BETAS, threads=1, isolated=False)["results"]
+    for beta in BETAS:
+        pixels = np.frombuffer(base64.b64decode(first["pictures"][str(beta)]), np.uint8).reshape(50, 70, 4)
+        assert np.abs(pixels[..., :3].astype(int) - golden.decode(data, float(beta))).max() <= 1
+        np.testing.assert_array_equal(pixels[..., 3], alpha)
+    words = "a codec with context, which the page does not decode; use ugicm decode"
+    assert second["error"]["name"] == "CodecMismatchError" and second["error"]["message"].endswith(words)
+    seen = watched(site, "?file=examples/a.ugic", isolated=False)
+    assert seen["state"] == "done" and "format 2" in seen["checks"]
+    facts = seen["facts"].split("\n")
+    assert (
+        facts[facts.index("transparency") + 1].endswith("bytes") and facts[facts.index("section 98") + 1] == "1 bytes"
+    )
+    assert facts[facts.index("ICC profile") + 1] == "3 bytes" and facts[facts.index("EXIF") + 1] == "4 bytes"
+    np.testing.assert_array_equal(np.array(seen["canvas"]["human"]).reshape(50, 70, 4)[..., 3], alpha)
 
 
 def test_a_graph_that_is_not_exact_gives_way_to_the_reference(tmp_path: Path, golden: Codec) -> None:
