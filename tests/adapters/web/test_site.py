@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -146,12 +147,20 @@ def test_serve_shows_the_page_until_interrupted(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "ugicm", "web", str(GOLDEN / "bundle"), "--serve", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a suite in the background has it ignored
     ) as process:
-        assert process.stdout and process.stderr
-        address = process.stdout.readline().split()[0]
-        with urlopen(address, timeout=10) as answer:
-            assert b"Drop a" in answer.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-        assert process.stderr.read() == "error: interrupted\n"
+        try:
+            assert process.stdout and process.stderr
+            address = process.stdout.readline().split()[0]
+            with urlopen(address, timeout=10) as answer:
+                assert b"Drop a" in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+            assert process.stderr.read() == "error: interrupted\n"
+        finally:
+            process.kill()
