@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ugicm.calibration.int8.bundle import view_model
 from ugicm.calibration.int8.graph import FloatGraph
+from ugicm.calibration.int8.int8_bundle import view_model
 from ugicm.export.graphs import export_graph
 from ugicm.export.lowering import fold_gdn, shuffled, strided
 from ugicm.export.source import GraphSource, ImageOutput

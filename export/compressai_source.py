@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ugicm.export.compressai_zoo import ZooModel
-from ugicm.export.layers import float_layers
+from ugicm.export.float_layers import float_layers
 from ugicm.export.lowering import lower
 from ugicm.export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
 from ugicm.models.entropy import bottleneck_probabilities

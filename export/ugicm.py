@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ugicm.export.layers import float_layers
+from ugicm.export.float_layers import float_layers
 from ugicm.export.lowering import lower, lower_one
 from ugicm.export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
 from ugicm.models import bmshj2018, fast

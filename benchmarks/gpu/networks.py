@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.gpu.backends import open_gpu
 from benchmarks.gpu.pytorch import TorchBackend
 from benchmarks.gpu.rows import Bench
-from ugicm.runtime.backends.gpu.device import SYMBOLS, SYMBOLS_BYTES, DeviceArray, DeviceGraph
+from ugicm.runtime.backends.gpu.device import SYMBOLS, SYMBOLS_BYTES, DeviceArray, LoadedGraph
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
@@ -97,7 +97,7 @@ def timed(run: Callable[[], object], backend: Any, runs: int) -> list[float]:
 
 def on_device(graph: Any, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Inputs where a backend's graph reads them without a copy from the host."""
-    if not isinstance(graph, DeviceGraph):
+    if not isinstance(graph, LoadedGraph):
         return dict(inputs)
     device, placed = graph.device, {}
     for name, value in inputs.items():

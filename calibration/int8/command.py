@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ugicm.calibration.int8.bundle import check_free, int8_bundle, view_model, write
 from ugicm.calibration.int8.graph import FORMS, FloatGraph, Step
+from ugicm.calibration.int8.int8_bundle import check_free, int8_bundle, view_model, write
 from ugicm.calibration.int8.samples import Cache, Coded, code_all, conditions_of
 from ugicm.calibration.int8.search import STRENGTHS, Found, Side, analysis_loss, prepare, search, synthesis_loss
 from ugicm.runtime.backends import Backend, Graph

@@ -12,7 +12,7 @@ from benchmarks.gpu import command as gpu
 from tests.runtime.backends.stand_ins import Cuda
 from tests.small import small
 from ugicm.runtime.backends.gpu import cuda, onnxruntime_cuda
-from ugicm.runtime.backends.gpu.device import DeviceGraph
+from ugicm.runtime.backends.gpu.device import LoadedGraph
 from ugicm.runtime.backends.gpu.onnxruntime_cuda import BoundSession
 from ugicm.runtime.backends.onnxruntime import session_options
 from ugicm.training.checkpoint import save, weights_of
@@ -57,13 +57,13 @@ class BoundOnHost(onnxruntime_cuda.OnnxRuntimeCuda):
         self._library, self._graphs, self._capture, self._tf32 = onnxruntime, graphs, capture, tf32
         self.device = cuda.open_device()
 
-    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> LoadedGraph:
         model = model if self._graphs is None else self._graphs.model(name)  # type: ignore[attr-defined]
 
         def make(capture: bool) -> object:
             return onnxruntime.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
 
-        return DeviceGraph(self.device, BoundSession(make, self.device, ("cpu", 0), name, False), name)
+        return LoadedGraph(self.device, BoundSession(make, self.device, ("cpu", 0), name, False), name)
 
 
 def test_the_rows_of_a_gpu_on_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ugicm import Codec
-from ugicm.calibration.int8.bundle import view_model
+from ugicm.calibration.int8.int8_bundle import view_model
 from ugicm.runtime.admission import admitted_runner, graph_runner, reproduces
 from ugicm.runtime.backends import open_backend
 from ugicm.runtime.bundle import DEFAULT, Bundle

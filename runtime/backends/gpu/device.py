@@ -235,7 +235,7 @@ class Execution(Protocol):
         ...
 
 
-class DeviceGraph:
+class LoadedGraph:
     """A graph on a device, as `runtime.backends.Graph`, taking arrays of the host or the device, returning the latter.
 
     Where the graph reads `symbols_bytes`, integers of the host become bytes here; on the device they are bytes already.

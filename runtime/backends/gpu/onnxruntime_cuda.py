@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.backends.gpu.cuda import CudaDevice, open_device
-from ugicm.runtime.backends.gpu.device import DeviceArray, DeviceGraph, Shape, Tensor, evaluate, known_sizes
+from ugicm.runtime.backends.gpu.device import DeviceArray, LoadedGraph, Shape, Tensor, evaluate, known_sizes
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.errors import BackendError
 
@@ -57,13 +57,13 @@ class OnnxRuntimeCuda:
         precision = self._graphs.index.precision if self._graphs else "fp32"
         return f"onnxruntime {self._library.__version__} (CUDA, {precision})"
 
-    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> LoadedGraph:
         if self._graphs is not None:
             model = self._graphs.model(name)
         execution = BoundSession(
             lambda capture: self._session(model, name, capture), self.device, ("cuda", 0), name, self._capture
         )
-        return DeviceGraph(self.device, execution, name)
+        return LoadedGraph(self.device, execution, name)
 
     def _session(self, model: bytes, name: str, capture: bool) -> Any:
         options = self._library.SessionOptions()

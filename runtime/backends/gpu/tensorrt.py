@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.backends.gpu.cuda import CudaDevice, open_device
-from ugicm.runtime.backends.gpu.device import DeviceArray, DeviceGraph, Shape, Tensor
+from ugicm.runtime.backends.gpu.device import DeviceArray, LoadedGraph, Shape, Tensor
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.gpu.tensorrt_api import Api, open_api
 from ugicm.runtime.errors import BackendError
@@ -46,7 +46,7 @@ class TensorRT:
     def name(self) -> str:
         return f"{self.api.name} {self.api.version} ({self._graphs.index.precision})"
 
-    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> LoadedGraph:
         """The engine of the device graph of this name; `model`, the bundle's own, is what it was made from.
 
         Weights are none: on a GPU a condition is an input.
@@ -64,7 +64,7 @@ class TensorRT:
         if engine.built and not loads(engine.data):
             reason = "; ".join(self.api.errors) or "no reason given"
             raise BackendError(f"{self.name} cannot load the engine of {name} that it built: {reason}")
-        return DeviceGraph(self.device, Engine(self, loaded[0], name, self._capture), name)
+        return LoadedGraph(self.device, Engine(self, loaded[0], name, self._capture), name)
 
 
 class Engine:

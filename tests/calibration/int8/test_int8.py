@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from ugicm import Codec
 from ugicm.calibration.int8 import command as int8
-from ugicm.calibration.int8.bundle import view_model
+from ugicm.calibration.int8.int8_bundle import view_model
 from ugicm.calibration.int8.search import DB_A_DOUBLING
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.files.images import write_image

@@ -13,8 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ugicm.calibration.int8.bundle import view_model
 from ugicm.calibration.int8.graph import FloatGraph
+from ugicm.calibration.int8.int8_bundle import view_model
 from ugicm.calibration.int8.kernels import widened
 from ugicm.export.forms.channels_last import pixel_order
 from ugicm.export.forms.cpu_form import from_cpu, to_cpu

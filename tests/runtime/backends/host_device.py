@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from ugicm.runtime.backends.gpu import dlpack
-from ugicm.runtime.backends.gpu.device import DeviceGraph
+from ugicm.runtime.backends.gpu.device import LoadedGraph
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.gpu.onnxruntime_cuda import BoundSession
 
@@ -81,7 +81,7 @@ class HostBackend:
         self.device = HostDevice()
         self._graphs = graphs
 
-    def load(self, model: bytes, name: str, weights: object = None) -> DeviceGraph:
+    def load(self, model: bytes, name: str, weights: object = None) -> LoadedGraph:
         if self._graphs is not None:
             model = self._graphs.model(name)
 
@@ -94,4 +94,4 @@ class HostBackend:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
         execution = BoundSession(session, self.device, ("cpu", 0), name, capture=False)
-        return DeviceGraph(self.device, execution, name)
+        return LoadedGraph(self.device, execution, name)

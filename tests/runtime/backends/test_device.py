@@ -16,7 +16,7 @@ from ugicm import Codec
 from ugicm.export.device_graphs import device_graphs
 from ugicm.export.to_tensorrt import parse_sizes, write_device_graphs
 from ugicm.runtime.backends.gpu import dlpack
-from ugicm.runtime.backends.gpu.device import SIZES_KEPT, DeviceArray, DeviceGraph, evaluate, multiple
+from ugicm.runtime.backends.gpu.device import SIZES_KEPT, DeviceArray, LoadedGraph, evaluate, multiple
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.gpu.onnxruntime_cuda import BoundSession
 from ugicm.runtime.errors import BackendError
@@ -148,7 +148,7 @@ def test_a_device_is_refused_where_there_is_none(codec: Codec, photograph: np.nd
 def test_buffers_are_bound_once_a_size_and_the_oldest_go(device_codec: Codec) -> None:
     bundle = device_codec.bundle
     graph = device_codec.backend.load(bundle.graph("h_s")[1], "h_s")
-    assert isinstance(graph, DeviceGraph)
+    assert isinstance(graph, LoadedGraph)
     channels = bundle.manifest.hyper_channels
 
     def run(width: int) -> tuple[int, np.ndarray]:
@@ -206,7 +206,7 @@ def test_a_session_that_cannot_capture_runs_without(codec: Codec, caplog: pytest
     with caplog.at_level(logging.WARNING):
         session = BoundSession(make, host.device, ("cpu", 0), "condition", capture=True)
     assert made == [True, False] and "runs without a CUDA graph" in caplog.text
-    graph = DeviceGraph(host.device, session, "condition")
+    graph = LoadedGraph(host.device, session, "condition")
     expected = codec.networks.run("condition", beta=np.asarray([0.5], np.float32))
     np.testing.assert_array_equal(np.asarray(graph({"beta": np.asarray([0.5], np.float32)})[0]), expected)
     assert made == [True, False]
