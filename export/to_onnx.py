@@ -128,14 +128,20 @@ def check_view(view: tuple[onnx.ModelProto, tuple[Join, ...]], general: bytes, s
     return Check(len(view[0].graph.node), "2×3×1", largest, source.graphs["g_s"].tolerance)
 
 
-def guarded(source: Source, models: Mapping[str, bytes], console: Console) -> tuple[Schedule, dict[str, np.ndarray]]:
+def guarded(
+    source: Source, models: Mapping[str, bytes], images: list[Path], console: Console
+) -> tuple[Schedule, dict[str, np.ndarray]]:
     """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
+
+    Deviations are measured on random latents and on those of images.
 
     Raises:
         ExportError: what runs here is farther from float64 than any band allows.
     """
     assert source.schedule is not None
-    found = measure_deviation(source, models)
+    found = measure_deviation(
+        source, models, samples=[z[None] for z in calibration_samples(source, images)] if images else ()
+    )
     bits = min(source.schedule.band_bits, math.floor(-math.log2(MARGIN * max(found, 2.0**-40))))
     console.print(
         f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
@@ -196,7 +202,9 @@ def export_bundle(
         _print_proof(console, exact)
     schedule = None
     if source.schedule is not None:
-        schedule, golden = guarded(source, {name: data for name, (data, _, _) in graphs.items()}, console)
+        schedule, golden = guarded(
+            source, {name: data for name, (data, _, _) in graphs.items()}, calibration_images or [], console
+        )
     failed = [f"{name} by {c.difference:g} (tolerance {c.tolerance:g})" for name, c in checks.items() if not c.passed]
     if failed:
         raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,17 @@ from ugicm import Codec
 def codec() -> Codec:
     """The shipped codec, on one thread."""
     return Codec.from_bundle(threads=1)
+
+
+@pytest.fixture(scope="session")
+def staged_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small checkerboard codec with random weights; its bundle, `bundle`, stands beside it."""
+    from tests.staged_codecs import save
+    from ugicm.export.to_onnx import main as export
+
+    path = save("cheng2020-anchor-checkerboard", tmp_path_factory.mktemp("staged"))
+    assert export([str(path), "-o", str(path.with_name("bundle"))]) == 0
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.compressai_models import made_by, rescale
 from ugicm.models.mlic import MLIC, MLICConfig, older_residual
 
 WIDTHS = {"width": 8, "local": 16, "channel": (16, 8), "parameters": (24, 16, 8)}
@@ -45,6 +46,25 @@ def small_mlic(kind: str, slices: int = 2) -> MLIC:
                 parameters.fusion[6].bias[:32] = torch.linspace(0.1, 3, 32)
         model.entropy_bottleneck.quantiles[:, 0] += 0.3  # medians other than 0
         model.g_s.synthesis_transform[7][0].bias += 0.5
+    return model
+
+
+@torch.no_grad()
+def lively_mlic(kind: str, slices: int = 2) -> MLIC:
+    """`small_mlic` whose scales spread over the table, far from 0, and fit its latents, so that it can be exported."""
+    model, x = small_mlic(kind, slices), picture(256, 256)
+    size = model.config.slice
+    spread = torch.logspace(-1.3, 1.6, model.config.latent)[torch.randperm(model.config.latent)]
+    rescale(model.g_a.analysis_transform[6], model.g_a(x), spread, 0)
+    for i in range(slices):
+        s = spread[i * size : (i + 1) * size]
+        std, mean = torch.cat([0.15 * s, 0.3 * s]), torch.cat([1.2 * s, torch.zeros(size)])
+        for half in ("anchor", "nonanchor"):
+            last = model.get_submodule(f"entropy_parameters_{half}")[i].fusion[6]
+            rescale(last, made_by(last, lambda: model.encode(x)), std, mean)
+    last, vectors = model.g_s.synthesis_transform[7][0], model.condition(torch.zeros(1)) if kind == "ugicm" else None
+    y_hat = model.encode(x).y_hat
+    rescale(last, made_by(last, lambda: model.g_s(y_hat, vectors)), 0.2 * torch.ones(12), 0.45)
     return model
 
 

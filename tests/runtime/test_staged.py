@@ -9,11 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tests.compressai_models import lively_staged
 from ugicm import Codec
-from ugicm.export.to_onnx import main as export
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
 from ugicm.runtime.bundle import Bundle
@@ -24,13 +21,9 @@ from ugicm.runtime.stage_admission import deviation
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(staged_checkpoint: Path) -> Path:
     """A small checkerboard codec of CompressAI, exported."""
-    folder = tmp_path_factory.mktemp("staged")
-    model = lively_staged("cheng2020-anchor-checkerboard", 8)
-    torch.save(model.state_dict(), folder / "model.pth.tar")
-    assert export([str(folder / "model.pth.tar"), "-o", str(folder / "bundle")]) == 0
-    return folder / "bundle"
+    return staged_checkpoint.with_name("bundle")
 
 
 @pytest.fixture(scope="module")
