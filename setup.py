@@ -62,12 +62,18 @@ setup(
         "fuzz": ["atheris>=3", "coverage>=7"],
         "tensorrt": ["tensorrt>=10.13", CUDA],
         "tensorrt-rtx": ["tensorrt-rtx-cu13>=1.7", CUDA],
+        # Other people's programs, each with "cpu" or "gpu".
+        "torch": ["torch>=2.4"],
+        "datasets": ["datasets>=3"],
+        "webdataset": ["webdataset>=0.2.100"],
+        "numcodecs": ["numcodecs>=0.13"],
         "test": [
             *TRAIN,
             *CLIP,
             CUDA,
             # Builds engines without a GPU; there are wheels for these systems.
             "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "webdataset>=0.2.100",
             "setuptools>=69",
             "wheel>=0.42",
             "pytest>=8",
@@ -76,5 +82,8 @@ setup(
             "mypy>=1.14",
         ],
     },
-    entry_points={"console_scripts": ["ugicm=ugicm.__main__:main"]},
+    entry_points={
+        "console_scripts": ["ugicm=ugicm.__main__:main"],
+        "numcodecs.codecs": ["ugicm=ugicm.adapters.numcodecs:Ugicm"],
+    },
 )

@@ -3,7 +3,7 @@
 Opening a file without sections reads its header alone: size, mode and `info` (`bpp`, `codec_id`, `quality`,
 `condition`, and where the file has them `icc_profile`, `exif`, `xmp`) are there at once, pixels are decoded when
 something asks for them. The condition is the attribute `condition` of an image that is not loaded yet, or, for programs
-that only open files, the environment variable UGICM_CONDITION. UGICM_THREADS is the number of threads of the codec.
+that only open files, the environment variable UGICM_CONDITION. Threads of the codec: see `ugicm.adapters.opened`.
 
     import ugicm.adapters.pillow
     from PIL import Image
@@ -24,28 +24,23 @@ it asks a format to save into it; `ugicm encode` does not.
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from ugicm.adapters import opened
 from ugicm.runtime import additions, bitstream
 from ugicm.runtime.additions import ALPHA
 from ugicm.runtime.bitstream import HEADER_BYTES, MAGIC, Bitstream, read_header
-from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.commands.decode import parse_condition
 from ugicm.runtime.errors import ConditionError, CorruptFileError, ImageError, UgicError
 from ugicm.runtime.files import colour, metadata, sections
 from ugicm.runtime.files.picture import Picture, of_image
 
-if TYPE_CHECKING:
-    from ugicm.runtime.codec import Codec
-
 FORMAT = "UGIC"
 VARIABLE = "UGICM_CONDITION"
-THREADS = "UGICM_THREADS"
 _DECODER = "ugic"
 
 
@@ -151,7 +146,7 @@ class UgicDecoder(ImageFile.PyDecoder):
         try:
             stream = bitstream.parse(data, name)
             self._check_same(stream, info["codec_id"], name)
-            codec = _codec(find_bundle(stream.codec_id), os.environ.get(THREADS), os.getpid())
+            codec = opened.codec_for(data, name)
             extras = sections.extras_of(stream, name)
             view = codec.decode(data, condition, name)
         except UgicError as error:
@@ -173,22 +168,6 @@ def _name(filename: str | bytes) -> str:
     return os.fsdecode(filename) or "<bytes>"
 
 
-@cache
-def _codec(bundle: Path | None, threads: str | None, process: int) -> Codec:
-    """A bundle's codec, opened once by a process: sessions of a parent hang in its forks.
-
-    Raises:
-        OSError: `threads` is no number of threads.
-    """
-    from ugicm.runtime.codec import Codec  # a backend is loaded only once there are pixels to code
-
-    if not threads:
-        return Codec.from_bundle(bundle)
-    if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
-        raise OSError(f"{THREADS}: '{threads}' is no number of threads; use 1 to 1024")
-    return Codec.from_bundle(bundle, threads=int(threads))
-
-
 def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC)
 
@@ -202,7 +181,7 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     bundle = options.get("bundle")
     try:
         picture = _picture(image, options)
-        codec = _codec(None if bundle is None else Path(bundle), os.environ.get(THREADS), os.getpid())
+        codec = opened.open_bundle(None if bundle is None else Path(bundle))
         fp.write(sections.attach(codec.encode(picture.pixels, options.get("quality")), picture))
     except ImageError as error:
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}: {error}") from error

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, ImageSequence, UnidentifiedImageErro
 
 import ugicm.adapters.pillow as plugin
 from ugicm import Codec
+from ugicm.adapters import opened
 from ugicm.runtime.bitstream import parse
 from ugicm.runtime.encoder.container import pack
 from ugicm.runtime.errors import ConditionError
@@ -369,10 +370,10 @@ def test_threads_are_those_of_the_environment(encoded: Path, monkeypatch: pytest
         return real(*arguments, **{**options, "threads": 1})
 
     monkeypatch.setattr(Codec, "from_bundle", remember)
-    monkeypatch.setenv(plugin.THREADS, "3")
+    monkeypatch.setenv(opened.THREADS, "3")
     Image.open(encoded).load()
     assert asked == [3]
-    monkeypatch.setenv(plugin.THREADS, "many")
+    monkeypatch.setenv(opened.THREADS, "many")
     with pytest.raises(OSError, match="UGICM_THREADS: 'many' is no number of threads"):
         Image.open(encoded).load()
 
