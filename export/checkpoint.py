@@ -8,11 +8,20 @@ from typing import Any
 from ugicm.export.checkerboard_source import checkerboard_source
 from ugicm.export.checkpoint_file import CheckpointError, read
 from ugicm.export.compressai_source import compressai_source
-from ugicm.export.compressai_zoo import CHECKERBOARDS, RASTER_SCANS, SERVED, ZooError, architecture_of, load_zoo
+from ugicm.export.compressai_zoo import (
+    CHECKERBOARDS,
+    RASTER_SCANS,
+    SERVED,
+    VARIABLE,
+    ZooError,
+    architecture_of,
+    load_zoo,
+)
 from ugicm.export.mlic_source import architecture_of_mlic, load_mlic, mlic_source
 from ugicm.export.source import Source
 from ugicm.export.state import state_of
 from ugicm.export.ugicm import ugicm_source
+from ugicm.export.vbr_source import variable_source
 from ugicm.export.wavefront_source import wavefront_source
 from ugicm.models.ugicm import UGICM, UGICMConfig
 
@@ -73,6 +82,8 @@ def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> So
         )
     try:
         zoo = load_zoo(state, found)
+        if found in VARIABLE:
+            return variable_source(zoo)
         if found in RASTER_SCANS:
             return wavefront_source(zoo)
         return checkerboard_source(zoo) if found in CHECKERBOARDS else compressai_source(zoo)

@@ -97,10 +97,10 @@ class SynthesisGraph(nn.Module):
         return self.output(self.g_s(y_hat if self.medians is None else y_hat + self.medians))
 
 
-def integer_probabilities(bottleneck: nn.Module, medians: Tensor, largest: int) -> np.ndarray:
-    """(channels, 2·reach + 1) P(median + n), n up to a reach that leaves out next to nothing, or up to `largest`."""
+def integer_probabilities(bottleneck: nn.Module, medians: Tensor, largest: int, step: float = 1.0) -> np.ndarray:
+    """(channels, 2·reach + 1) P(median + n·step), n up to a reach that leaves out next to nothing, or to `largest`."""
     for reach in REACHES:
-        p = bottleneck_probabilities(bottleneck, reach, medians).numpy()
+        p = bottleneck_probabilities(bottleneck, reach, medians, step).numpy()
         if reach >= largest or 1 - p.sum(1).min() <= _BEYOND:
             break
     return p

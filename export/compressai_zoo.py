@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,26 +32,25 @@ RASTER_SCANS = {
     "cheng2020-attn": "waseda.Cheng2020Attention",
 }
 """Architectures with a raster-scan context → their class."""
-SERVED = EXACT | CHECKERBOARDS | RASTER_SCANS
+VARIABLE = {
+    "bmshj2018-hyperprior-vbr": "vbr.ScaleHyperpriorVbr",
+    "mbt2018-mean-vbr": "vbr.MeanScaleHyperpriorVbr",
+    "mbt2018-vbr": "vbr.JointAutoregressiveHierarchicalPriorsVbr",
+}
+"""Architectures of a variable rate → their class."""
+SERVED = EXACT | CHECKERBOARDS | RASTER_SCANS | VARIABLE
 
 _SERIAL = (
     "the scales of its latents depend on latents decoded before them (serial context), which cannot be served exactly "
     "here; take a model whose scales come from z alone, such as mbt2018-mean or bmshj2018-hyperprior"
 )
-_VARIABLE = (
-    "its gains scale what h_s says too and its reconstruction adds learned offsets: more than a scaling of the "
-    "latents; take a fixed-rate checkpoint for each quality, such as mbt2018-mean or bmshj2018-hyperprior"
-)
 REFUSED = {
-    "mbt2018-vbr": _SERIAL,
     "channel-conditional": _SERIAL,
     "TCM": _SERIAL,
     "STF": _SERIAL,
     "ELiC-ReImplemetation": _SERIAL,
     "MLIC": _SERIAL,
     "ssf2020": "it codes video; take a model of images",
-    "mbt2018-mean-vbr": _VARIABLE,
-    "bmshj2018-hyperprior-vbr": _VARIABLE,
 }
 """Architecture → why not."""
 
@@ -64,6 +64,9 @@ _OTHERS = {
 }
 """Architectures that are refused → starts of names that all stand in their state dicts; the first that fits counts."""
 _GROUP = "latent_codec.y.latent_codec.y{}.context_prediction.bias"
+_STEPS = "vr_entbttlnck"
+_LISTED = re.compile(r"^entropy_bottleneck\.(matrices|biases|factors)\.(\d+)$")
+_SINGULAR = {"matrices": "matrix", "biases": "bias", "factors": "factor"}
 _TABLES = ("._offset", "._quantized_cdf", "._cdf_length", ".scale_table", ".context_prediction.mask")
 _CONSTANTS = (".bound", ".pedestal", ".target", ".scale_bound")
 
@@ -135,7 +138,10 @@ def load_zoo(state: Mapping[str, Tensor], architecture: str) -> ZooModel:
     if architecture not in SERVED:
         raise ZooError(f"unknown architecture {architecture!r}; there are {', '.join(SERVED)}")
     weights = {k: v for k, v in state.items() if not k.endswith(_TABLES)}
-    module: nn.Module = class_of(architecture)(*_widths(architecture, weights))
+    steps = any(k.startswith("gayn2zqstep.") for k in weights)
+    module: nn.Module = class_of(architecture)(*_widths(architecture, weights), **({_STEPS: True} if steps else {}))
+    if steps:  # its entropy bottleneck is of another class, which has the old names
+        weights = {_with_steps(k): v for k, v in weights.items()}
     if reason := unfit(module, weights):
         raise ZooError(f"its weights are not those of {architecture} ({reason}); is --arch right?")
     # Its own load_state_dict wants every table present; nn.Module's takes what is left after they are gone.
@@ -144,6 +150,12 @@ def load_zoo(state: Mapping[str, Tensor], architecture: str) -> ZooModel:
         raise ZooError("some of its weights are not finite; take a checkpoint of before the training diverged")
     updated = any(k.endswith("entropy_bottleneck._quantized_cdf") and v.numel() > 0 for k, v in state.items())
     return ZooModel(architecture, module.eval(), scales_of(state, "factorized" not in architecture), updated)
+
+
+def _with_steps(key: str) -> str:
+    """The name of a parameter in an entropy bottleneck whose steps vary."""
+    found = _LISTED.match(key)
+    return f"entropy_bottleneck._{_SINGULAR[found[1]]}{found[2]}" if found else key
 
 
 def class_of(architecture: str) -> Any:

@@ -69,7 +69,8 @@ class Source:
         scales: (rows,) standard deviation of each row of the scale table; none with a factorised prior.
         shares, widths: (rows, K) the mixture of normals of each row and their standard deviations; None is one, of
             the row's own.
-        z_probabilities: (Nz, 2·reach + 1) P(z = n), n = -reach..reach, centred integers; Nz is 0 without `z`.
+        z_probabilities: (Nz, 2·reach + 1) P(z = n), n = -reach..reach, centred integers; Nz is 0 without `z`. Or as
+            many rows for each quality, one quality after another.
         gain, inverse_gain: (qualities, M).
         conditions: name → (beta, (D,) vectors); empty for one view.
         context: "checkerboard" or None.

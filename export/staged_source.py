@@ -81,7 +81,11 @@ def positions_mask(positions: str, height: int, width: int) -> np.ndarray:
 
 
 def run_stages(
-    source: Source, run: Run, z: np.ndarray, symbols_of: Callable[[Stage, np.ndarray], np.ndarray]
+    source: Source,
+    run: Run,
+    z: np.ndarray,
+    symbols_of: Callable[[Stage, np.ndarray], np.ndarray],
+    quality: int = 1,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decodes `y` stage by stage.
 
@@ -91,6 +95,7 @@ def run_stages(
         z: (n, Nz, h, w) centred integers, of the float type in which the graphs run.
         symbols_of: a stage and its "index", (n, b - a, H, W), to its symbols, of the same shape; those at positions of
             other stages are not looked at.
+        quality: from 1, whose gain `y` has.
 
     Returns:
         (index, symbols, y_hat), each (n, M, H, W) in the type of `z`.
@@ -100,7 +105,8 @@ def run_stages(
     height, width = z.shape[2] * ratio, z.shape[3] * ratio
     y_hat = np.zeros((len(z), source.latent_channels, height, width), z.dtype)
     index, symbols = np.zeros_like(y_hat), np.zeros_like(y_hat)
-    known = {"z": z, "y_hat": y_hat, "even": even_mask(height, width).numpy().astype(z.dtype)}
+    gain = source.gain[quality - 1].astype(z.dtype)[None, :, None, None]
+    known = {"z": z, "y_hat": y_hat, "even": even_mask(height, width).numpy().astype(z.dtype), "gain": gain}
     known.update(zip(source.graphs["h_s"].outputs, run("h_s", known), strict=True))
     for stage in source.schedule.stages:
         if stage.positions == WAVEFRONT:
@@ -192,6 +198,16 @@ def _plausible(source: Source, rng: np.random.Generator) -> Callable[[Stage, np.
     return symbols_of
 
 
+def z_first(source: Source, quality: int) -> int:
+    """The row of `z_probabilities` of the first channel at a quality, from 1."""
+    return (quality - 1) * source.hyper_channels if len(source.z_probabilities) > source.hyper_channels else 0
+
+
+def _quality(source: Source, i: int) -> int:
+    """Of random latents number i: in turn the best and the first."""
+    return 1 if i % 2 else source.qualities
+
+
 def golden_stages(source: Source, sizes: Sequence[tuple[int, int]], seed: int = 20240229) -> dict[str, np.ndarray]:
     """Golden vectors of the stages: what the torch modules say in float64, given the symbols.
 
@@ -202,14 +218,18 @@ def golden_stages(source: Source, sizes: Sequence[tuple[int, int]], seed: int = 
 
     Returns:
         For each size i: `z{i}` int16 (1, Nz, h, w); `symbols{i}` int16 (1, M, H, W), the symbols of all stages;
-        `index{i}` float64 (1, M, H, W), the index of each latent from the stage that decodes it.
+        `index{i}` float64 (1, M, H, W), the index of each latent from the stage that decodes it. Of a codec with
+        several qualities `quality{i}`, in turn the best and the first.
     """
     rng = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
     for i, z in enumerate(_random_z(source, sizes, seed)):
+        quality = _quality(source, i)
         run = in_torch(source, torch.float64)
-        index, symbols, _ = run_stages(source, run, z.astype(np.float64), _plausible(source, rng))
+        index, symbols, _ = run_stages(source, run, z.astype(np.float64), _plausible(source, rng), quality)
         arrays |= {f"z{i}": z, f"symbols{i}": symbols.astype(np.int16), f"index{i}": index}
+        if source.qualities > 1:
+            arrays[f"quality{i}"] = np.array(quality, np.int16)
     return arrays
 
 
@@ -233,31 +253,35 @@ def measure_deviation(
         latents: how many the more random `z` stand for, at least.
     """
     everywhere = list(_single_precision(source, models))
-    largest = max(_farthest(source, everywhere, z, 7 + i) for i, z in enumerate(_random_z(source, sizes, 7)))
+    tried = enumerate(_random_z(source, sizes, 7))
+    largest = max(_farthest(source, everywhere, z, 7 + i, _quality(source, i)) for i, z in tried)
     a_z = source.latent_channels * math.prod(_LARGE_Z) * (source.stride // source.latent_stride) ** 2
     count = math.ceil(latents / a_z)
-    more = [*samples, *_random_z(source, [_LARGE_Z] * count, 107)]
-    return max([largest, *(_farthest(source, everywhere[:2], z, 107 + i) for i, z in enumerate(more))])
+    more = [(z, _quality(source, i)) for i, z in enumerate(_random_z(source, [_LARGE_Z] * count, 107))]
+    more += [(z, source.qualities) for z in samples]
+    return max([largest, *(_farthest(source, everywhere[:2], z, 107 + i, q) for i, (z, q) in enumerate(more))])
 
 
-def _farthest(source: Source, runs: Sequence[Run], z: np.ndarray, seed: int) -> float:
+def _farthest(source: Source, runs: Sequence[Run], z: np.ndarray, seed: int, quality: int) -> float:
     """The largest |s - s64| of some runs in single precision of one `z`, with random symbols."""
     rng = np.random.default_rng(seed)
     expected, symbols, _ = run_stages(
-        source, in_torch(source, torch.float64), z.astype(np.float64), _plausible(source, rng)
+        source, in_torch(source, torch.float64), z.astype(np.float64), _plausible(source, rng), quality
     )
     largest = 0.0
     for run in runs:
-        index, _, _ = run_stages(source, run, z.astype(np.float32), given_symbols(symbols.astype(np.float32)))
+        index, _, _ = run_stages(source, run, z.astype(np.float32), given_symbols(symbols.astype(np.float32)), quality)
         largest = max(largest, float(np.abs(index - expected).max()))
     return largest
 
 
 def _random_z(source: Source, sizes: Sequence[tuple[int, int]], seed: int) -> Iterator[np.ndarray]:
-    """(1, Nz, h, w) int16 of the learned prior for each size."""
+    """(1, Nz, h, w) int16 of the learned prior for each size, number i at `_quality` of i."""
     limit = min(source.z_probabilities.shape[1] // 2, LARGEST_SYMBOL)
     for i, size in enumerate(sizes):
-        yield prior_samples(source.z_probabilities, 1, size, limit, seed + i).astype(np.int16)
+        first = z_first(source, _quality(source, i))
+        probabilities = source.z_probabilities[first : first + source.hyper_channels]
+        yield prior_samples(probabilities, 1, size, limit, seed + i).astype(np.int16)
 
 
 def _single_precision(source: Source, models: Mapping[str, bytes]) -> Iterator[Run]:

@@ -52,6 +52,21 @@ class Hyperprior:
         return self.centres[:, None, None]
 
 
+@dataclass(frozen=True)
+class Variable:
+    """What a variable-rate model has beside the networks of one rate.
+
+    Attributes:
+        gains: (qualities,) of `y`.
+        h_a: (y with its gain, gain) to centred `z`.
+        z_probabilities: a row for each channel of `z`, or for each at each quality, one quality after another.
+    """
+
+    gains: np.ndarray
+    h_a: nn.Module
+    z_probabilities: np.ndarray
+
+
 class Examples:
     """Inputs of the graphs at any size, plausible and always new.
 
@@ -62,7 +77,7 @@ class Examples:
     def __init__(self, channels: dict[str, int]) -> None:
         self.generator = torch.Generator().manual_seed(7)
         self.channels = channels
-        self.ones = torch.ones(1, channels["y_hat"], 1, 1)
+        self.ones = self.gain = torch.ones(1, channels["y_hat"], 1, 1)
 
     def image(self, h: int, w: int, n: int) -> tuple[Tensor, ...]:
         shape = (n, h * HYPER_STRIDE, w * HYPER_STRIDE, 3)
@@ -74,12 +89,13 @@ class Examples:
         def example(h: int, w: int, n: int) -> tuple[Tensor, ...]:
             given = []
             for name in names:
-                if name == "inverse_gain":
-                    given.append(self.ones)
+                if name in ("inverse_gain", "gain"):
+                    given.append(self.ones if name == "inverse_gain" else self.gain)
                     continue
                 ratio = 1 if name == "z" else RATIO
                 width = w * ratio // (2 if name.startswith("context") else 1)
                 drawn = torch.randn(n, self.channels[name], h * ratio, width, generator=self.generator)
+                drawn = torch.abs(drawn) if name == "deviation" else drawn
                 given.append(torch.round(2 * drawn) if name in ("z", "y_hat") else drawn)
             return tuple(given)
 
@@ -87,23 +103,26 @@ class Examples:
 
     @staticmethod
     def dynamic(names: tuple[str, ...]) -> tuple[dict[int, str], ...]:
-        axes: dict[str, dict[int, str]] = {"z": {0: "n", 2: "h", 3: "w"}, "inverse_gain": {}}
+        axes: dict[str, dict[int, str]] = {"z": {0: "n", 2: "h", 3: "w"}, "inverse_gain": {}, "gain": {}}
         latents = {0: "n", 2: f"{RATIO}h", 3: f"{RATIO}w"}
         halves = {0: "n", 2: f"{RATIO}h", 3: f"{RATIO // 2}w"}
         return tuple(axes.get(name, halves if name.startswith("context") else latents) for name in names)
 
 
-def transform_graphs(model: Any, hyper: Hyperprior, examples: Examples) -> dict[str, GraphSource]:
+def transform_graphs(
+    model: Any, hyper: Hyperprior, examples: Examples, variable: Variable | None
+) -> dict[str, GraphSource]:
     """`g_a`, `h_a` and `g_s`; those of `model` are lowered in place."""
     g_a, g_s = AnalysisGraph(lower_inside(model.g_a), None), SynthesisGraph(lower_inside(model.g_s), None)
-    h_a = HyperAnalysisGraph(hyper.h_a, hyper.medians, magnitudes=False)
+    h_a = variable.h_a if variable else HyperAnalysisGraph(hyper.h_a, hyper.medians, magnitudes=False)
+    read = ("y", "gain") if variable else ("y",)
     pixels = {0: "n", 1: f"{HYPER_STRIDE}h", 2: f"{HYPER_STRIDE}w"}
-    latent, both = examples.of(("y_hat",)), ("y_hat", "inverse_gain")
-    latents = examples.dynamic(("y_hat",))
+    latent, both = examples.of(("y_hat", "gain")[: len(read)]), ("y_hat", "inverse_gain")
+    latents = examples.dynamic(("y_hat", "gain")[: len(read)])
     of_pixels, of_latents = tolerance_of(g_a(*examples.image(1, 1, 1))), tolerance_of(h_a(*latent(1, 1, 1)))
     return {
         "g_a": GraphSource(g_a, ("image", "gain"), ("y",), examples.image, (pixels, {}), of_pixels),
-        "h_a": GraphSource(h_a, ("y",), ("z",), latent, latents, of_latents),
+        "h_a": GraphSource(h_a, read, ("z",), latent, latents, of_latents),
         "g_s": GraphSource(g_s, both, ("image",), examples.of(both), examples.dynamic(both), 1.0),
     }
 
@@ -132,20 +151,25 @@ def staged_source(
     hyper: Hyperprior,
     latent: int,
     entropy_graphs: Callable[[Examples], tuple[dict[str, GraphSource], Schedule]],
+    variable: Variable | None = None,
 ) -> Source:
-    """A model with context as a `Source`: one quality, one view, every symbol coded.
+    """A model whose `y` is coded in stages as a `Source`: one view, every symbol coded; one quality unless variable.
 
     Args:
         zoo: its transforms are lowered in place.
         hyper: its hyperprior.
         latent: channels of `y`.
         entropy_graphs: makes `h_s`, the graphs of all stages and the schedule.
+        variable: of a variable-rate model.
     """
     model = cast(Any, zoo.module)
     parameters = sum(p.numel() for p in model.parameters())
     width, medians = hyper.bottleneck.channels, hyper.medians
     kmac = kmac_of_transforms(model, hyper, latent)
-    probabilities = integer_probabilities(hyper.bottleneck, hyper.centres, REACHES[3])
+    probabilities = (
+        variable.z_probabilities if variable else integer_probabilities(hyper.bottleneck, hyper.centres, REACHES[3])
+    )
+    gains = variable.gains[:, None] * np.ones(latent) if variable else np.ones((1, latent))
     limit = probabilities.shape[1] // 2
     examples = Examples({"z": width, "y_hat": latent})
     entropy, schedule = entropy_graphs(examples)
@@ -154,7 +178,9 @@ def staged_source(
     kmac["decode"] = kmac["h_s"] + kmac["stages"] + kmac["g_s"]
 
     def analyse(image: Tensor, quality: int) -> np.ndarray:
-        z = torch.round(hyper.h_a(model.g_a(image[None])) - medians)
+        y = model.g_a(image[None])
+        gain = torch.from_numpy(gains[quality]).float()[None, :, None, None]
+        z = torch.round(variable.h_a(y * gain, gain) if variable else hyper.h_a(y) - medians)
         return z.clamp(-limit, limit).numpy().astype(np.int32)
 
     built = f"built from its weights and the standard {len(zoo.scales)} scales"
@@ -164,13 +190,13 @@ def staged_source(
         latent_stride=LATENT_STRIDE,
         latent_channels=latent,
         hyper_channels=width,
-        qualities=1,
-        graphs={**transform_graphs(model, hyper, examples), **entropy},
+        qualities=len(gains),
+        graphs={**transform_graphs(model, hyper, examples, variable), **entropy},
         hyper_synthesis=None,
         scales=zoo.scales,
         z_probabilities=probabilities,
-        gain=np.ones((1, latent)),
-        inverse_gain=np.ones((1, latent)),
+        gain=gains,
+        inverse_gain=1 / gains,
         conditions={},
         context=None,
         context_digest=digest(nn.ModuleDict({name: graph.module for name, graph in entropy.items()})),

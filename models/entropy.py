@@ -117,26 +117,29 @@ def _uncorrected(module: LatentModel, state: dict[str, Any], prefix: str, *_: An
     state.setdefault(f"{prefix}corrections", torch.zeros_like(module.corrections))
 
 
-def bottleneck_probabilities(bottleneck: nn.Module, reach: int, centres: Tensor | None = None) -> Tensor:
+def bottleneck_probabilities(
+    bottleneck: nn.Module, reach: int, centres: Tensor | None = None, step: float = 1.0
+) -> Tensor:
     """P(z = n) for n in -reach..reach, float64 in [0, 1].
 
     Args:
         bottleneck: the factorised prior.
         reach: the largest n.
         centres: (channels,) what a channel's values lie an integer away from, its medians say; None is 0.
+        step: of the quantiser: n stands for the values from (n - 1/2)·step to (n + 1/2)·step.
 
     Returns:
         (channels, 2 * reach + 1) tensor; a channel's row sums to less than 1 by its tail mass.
     """
     model = cast(Any, bottleneck).double()
     with torch.no_grad():
-        values = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        values = step * torch.arange(-reach, reach + 1, dtype=torch.float64)
         values = values.expand(model.channels, 1, -1).contiguous()
         if centres is not None:
             values = values + centres.double()[:, None, None]
         logits = model._logits_cumulative
-        lower = logits(values - 0.5, stop_gradient=True)
-        upper = logits(values + 0.5, stop_gradient=True)
+        lower = logits(values - step / 2, stop_gradient=True)
+        upper = logits(values + step / 2, stop_gradient=True)
         sign = -torch.sign(lower + upper)
         probabilities = torch.abs(torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower))
     model.float()

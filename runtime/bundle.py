@@ -102,7 +102,7 @@ class Bundle:
             name: self._floats(arrays, f"condition_{name}", 1)[None] for name in manifest.conditions
         }
         self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
-        if len(self.z_tables.lengths) != manifest.hyper_channels:
+        if self.z_tables.rows not in (manifest.hyper_channels, manifest.hyper_channels * manifest.qualities):
             raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
         if (self.exact is None) != (manifest.hyper_channels == 0 or manifest.schedule is not None):
             raise BundleError(f"{path}: exact.npz does not fit the manifest; export the bundle again")

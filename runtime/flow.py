@@ -22,7 +22,7 @@ from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import CodecMismatchError, CorruptFileError, DesynchronisedError
 from ugicm.runtime.graphs.run import Networks
-from ugicm.runtime.symbols import least_bits, padded_size, z_rows
+from ugicm.runtime.symbols import least_bits, padded_size, z_first, z_rows
 
 Answer = TypeVar("Answer")
 Work = Callable[..., Sequence[Any]]
@@ -108,7 +108,7 @@ def decoding(
         from ugicm.runtime import staged
         from ugicm.runtime.graphs import stages
 
-        latents = yield from staged.decode(bundle, z, stream.y[0], stream.guard, name, stages.asking(run))
+        latents = yield from staged.decode(bundle, z, stream, name, stages.asking(run))
         symbols, y_hat = latents.symbols, latents.y_hat
     else:
         rows, mean = yield run(Networks.scaled, z)
@@ -145,12 +145,13 @@ def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarr
     m = bundle.manifest
     rows, columns = (math.ceil(n / m.stride) for n in (stream.height, stream.width))
     bounding, tables = ([stream.z], bundle.z_tables) if m.hyper_channels else (stream.y, bundle.y_tables)
-    held = sum(map(len, bounding))
-    if rows * columns * least_bits(tables) > 8 * held + 64 * len(bounding):
+    held, first = sum(map(len, bounding)), z_first(bundle.z_tables, m.hyper_channels, stream.quality)
+    least = least_bits(tables, first, m.hyper_channels or m.latent_channels)
+    if rows * columns * least > 8 * held + 64 * len(bounding):
         raise CorruptFileError(
             f"{name}: {held} bytes cannot hold {stream.width}×{stream.height} pixels; get the file again"
         )
-    z: np.ndarray = yield Read("z", [stream.z], z_rows((1, m.hyper_channels, rows, columns)), name)
+    z: np.ndarray = yield Read("z", [stream.z], z_rows((1, m.hyper_channels, rows, columns), first), name)
     if bundle.exact and z.size and max(-int(z.min()), int(z.max())) > bundle.exact.input_limit:
         raise CorruptFileError(f"{name}: a hyper-latent is out of range; get the file again")
     return z

@@ -38,7 +38,10 @@ def deviation(bundle: Bundle, graph: Callable[[str], Graph]) -> float:
     largest = 0.0
     for i in range(count):
         z = golden[f"z{i}"]
-        latents = Latents(bundle, z)
+        quality = int(golden.get(f"quality{i}", 1))
+        if not 1 <= quality <= m.qualities:
+            raise BundleError(f"{bundle.path}: golden vector {i} is of no quality; export the bundle again")
+        latents = Latents(bundle, z, quality)
         try:
             symbols, index = golden[f"symbols{i}"].astype(np.int32), golden[f"index{i}"].astype(np.float64)
         except KeyError as error:

@@ -5,7 +5,8 @@ rounded under guard (`guard`), the symbols are coded, and the latents they make 
 encoder goes the same way with the symbols that it chooses, so that both sides know the same at every step.
 
 Graphs read and write one environment of named arrays: the outputs of `h_s`, "y_hat" (1, M, H, W), the latents known so
-far and zeros elsewhere, "even" (1, 1, H, W), 1 where row + column is even, and what earlier graphs gave.
+far and zeros elsewhere, "even" (1, 1, H, W), 1 where row + column is even, "gain" (1, M, 1, 1) of the quality, and what
+earlier graphs gave.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.additions import Guard
+from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.rounding import quantise
 from ugicm.runtime.errors import BundleError
@@ -32,14 +34,14 @@ Coded = Callable[[Stage, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Latents:
-    """The environment of one file while its stages run.
+    """The environment of one file of a quality while its stages run.
 
     Attributes:
         symbols: int32 (1, M, H, W), those known so far.
         y_hat: float32 (1, M, H, W), the latents known so far.
     """
 
-    def __init__(self, bundle: Bundle, z: np.ndarray) -> None:
+    def __init__(self, bundle: Bundle, z: np.ndarray, quality: int) -> None:
         m = bundle.manifest
         ratio = m.stride // m.latent_stride
         height, width = z.shape[2] * ratio, z.shape[3] * ratio
@@ -49,7 +51,12 @@ class Latents:
         parity = np.add.outer(np.arange(height), np.arange(width)) % 2
         # For each name what indexes (rows, columns); of a wavefront, those of the step that runs.
         self._at: dict[str, tuple[np.ndarray, ...]] = {k: (np.isin(parity, v),) for k, v in POSITIONS.items()}
-        self._known = {"z": z.astype(np.float32), "y_hat": self.y_hat, "even": checkerboard(height, width)}
+        self._known = {
+            "z": z.astype(np.float32),
+            "y_hat": self.y_hat,
+            "even": checkerboard(height, width),
+            "gain": bundle.gain[quality - 1 : quality],
+        }
 
     def of(self, stage: Stage, latents: np.ndarray) -> np.ndarray:
         """(n,) of (1, M, H, W): what a stage decodes, in scan order."""
@@ -110,15 +117,16 @@ class Latents:
         return found[0][:, self._at[stage.positions][0]]
 
 
-def decode(bundle: Bundle, z: np.ndarray, stream: bytes, guard: Guard, name: str, run: Run) -> Asks:
-    """The `Latents` of a file's `y` substream.
+def decode(bundle: Bundle, z: np.ndarray, stream: Bitstream, name: str, run: Run) -> Asks:
+    """The `Latents` of a file with a guard.
 
     Raises:
         CorruptFileError, BundleError, BackendError: see those types.
     """
-    latents = Latents(bundle, z)
+    guard, latents = stream.guard, Latents(bundle, z, stream.quality)
+    assert guard is not None
     rounding = Rounding(guard, bundle.y_tables.lengths == 0)
-    decoder = StagedDecoder(stream, bundle.y_tables, name)
+    decoder = StagedDecoder(stream.y[0], bundle.y_tables, name)
 
     def coded(stage: Stage, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
         shifts = decoder.shifts(-(-index.size // guard.block))
@@ -129,14 +137,14 @@ def decode(bundle: Bundle, z: np.ndarray, stream: bytes, guard: Guard, name: str
     return latents
 
 
-def encode(bundle: Bundle, y: np.ndarray, z: np.ndarray, run: Run) -> Asks:
+def encode(bundle: Bundle, y: np.ndarray, z: np.ndarray, quality: int, run: Run) -> Asks:
     """(symbols, the `y` substream, the guard) of real `y`, (1, M, H, W) float32."""
     schedule = bundle.manifest.schedule
     assert schedule is not None
     guard = Guard(schedule.band_bits, schedule.block)
     skipped = bundle.y_tables.lengths == 0
     while True:
-        latents = Latents(bundle, z)
+        latents = Latents(bundle, z, quality)
         rounding, encoder = Rounding(guard, skipped), StagedEncoder(bundle.y_tables)
 
         def coded(

@@ -19,18 +19,23 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     return height + -height % stride, width + -width % stride
 
 
-def z_rows(shape: tuple[int, ...]) -> np.ndarray:
-    """The table row of each `z` symbol, of the shape of `z`, (n, Nz, h, w): its channel; uint8 or uint16."""
-    dtype = np.uint8 if shape[1] <= 256 else np.uint16
-    return np.ascontiguousarray(np.broadcast_to(np.arange(shape[1], dtype=dtype)[:, None, None], shape))
+def z_first(tables: Tables, channels: int, quality: int) -> int:
+    """The first row of the tables of `z` at a quality: some codecs have rows of their own for each."""
+    return (quality - 1) * channels if tables.rows > channels else 0
+
+
+def z_rows(shape: tuple[int, ...], first: int = 0) -> np.ndarray:
+    """The table row of each `z` symbol, of the shape of `z`, (n, Nz, h, w): `first` + its channel; uint8 or uint16."""
+    rows = np.arange(first, first + shape[1], dtype=np.uint8 if first + shape[1] <= 256 else np.uint16)
+    return np.ascontiguousarray(np.broadcast_to(rows[:, None, None], shape))
 
 
 @lru_cache(16)
-def least_bits(tables: Tables) -> float:
-    """The fewest bits that one symbol of every row can take together: what bounds a size that a header claims."""
-    bits = 0.0
+def least_bits(tables: Tables, first: int, channels: int) -> float:
+    """The fewest bits that one symbol of each of so many rows take together: it bounds a size that a header claims."""
+    bits, rows = 0.0, slice(first, first + channels)
     starts = np.cumsum(tables.lengths) - tables.lengths
-    for start, length in zip(starts, tables.lengths, strict=True):
+    for start, length in zip(starts[rows], tables.lengths[rows], strict=True):
         if length > 1:
             bits -= math.log2(float(tables.frequencies[start : start + length].max()) / TOTAL)
     return bits

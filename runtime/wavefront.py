@@ -20,7 +20,7 @@ from ugicm.runtime.errors import BundleError
 from ugicm.runtime.schedule import Stage
 
 NEIGHBOURS = "neighbours"
-FOR_ALL = ("gain", "inverse_gain")
+FOR_ALL = ("gain",)
 """Inputs that hold no positions: they are given as they are."""
 LAG = 3
 """Columns by which a row is decoded behind the one above."""

@@ -127,6 +127,45 @@ def lively_raster(architecture: str, *widths: int) -> Any:
     return model
 
 
+VARIABLE_WIDTHS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "bmshj2018-hyperprior-vbr": ((6, 9, True), (8, 12, False)),
+    "mbt2018-mean-vbr": ((6, 9, False), (8, 12, True)),
+    "mbt2018-vbr": ((6, 9), (8, 12)),
+}
+"""Architectures of a variable rate → arguments of their class; the third says whether `z` has a step of its own."""
+
+
+@torch.no_grad()
+def lively_variable(architecture: str, *widths: Any) -> Any:
+    """A random model of a variable rate whose scales spread over the table at its best level and fit its latents."""
+    torch.manual_seed(5)
+    model = class_of(architecture)(*widths).eval()
+    best = dict(s=model.levels - 1)
+    x = torch.from_numpy(photograph(128, 128)).permute(2, 0, 1)[None].float() / 255
+    n, m = widths[:2]
+    means = architecture != "bmshj2018-hyperprior-vbr"
+    spread = torch.logspace(-0.8, 2.0, m)[torch.randperm(m)]
+    rescale(model.g_a[-1], model.g_a(x), spread, 0)
+    y = model.g_a(x)
+    rescale(model.h_a[-1], model.h_a(y if means else y.abs()), 12.0, 0.5)
+    z_hat = torch.round(model.h_a(y if means else y.abs()))
+    if hasattr(model.entropy_bottleneck, "_update_quantiles"):  # not where `z` has a step
+        model.entropy_bottleneck._update_quantiles()
+    for layer in model.QuantABCD[:-1:2]:
+        layer.weight.mul_(0.3)
+    if hasattr(model, "context_prediction"):
+        model.context_prediction.weight.mul_(0.5 / spread[None, :, None, None])
+        last, heard = model.entropy_parameters[-1], torch.cat([model.h_s(z_hat), model.context_prediction(y)], 1)
+        outputs = model.entropy_parameters(heard)
+    else:
+        last = [layer for layer in model.h_s if not isinstance(layer, nn.ReLU | nn.LeakyReLU)][-1]
+        outputs = made_by(last, lambda: model.h_s(z_hat))
+    std = torch.cat([0.15 * spread, 0.3 * spread]) if means else 0.15 * spread
+    rescale(last, outputs, std, torch.cat([1.2 * spread, torch.zeros(m)]) if means else 1.2 * spread)
+    rescale(model.g_s[-1], made_by(model.g_s[-1], lambda: model(x, **best)), 0.2, 0.45)
+    return model
+
+
 def made_by(layer: nn.Module, run: Callable[[], Any]) -> Tensor:
     """The last output of a layer while something runs."""
     outputs: list[Tensor] = []

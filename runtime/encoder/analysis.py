@@ -18,8 +18,9 @@ LARGEST_FLOAT = 2**24  # integers up to it are float32
 def analysed(networks: Networks, images: Sequence[np.ndarray], quality: int) -> list[tuple[Any, np.ndarray]]:
     """(y, int32 `z`) of (H, W, 3) uint8 images that are of one size once padded."""
     bundle = networks.bundle
-    y = networks.run("g_a", image=padded(images, bundle.manifest.stride), gain=bundle.gain[quality - 1 : quality])
-    z = hyper_latents(networks, y)
+    gain = bundle.gain[quality - 1 : quality]
+    y = networks.run("g_a", image=padded(images, bundle.manifest.stride), gain=gain)
+    z = hyper_latents(networks, y, gain)
     return [(y[part], z[part]) for part in each(images)]
 
 
@@ -45,12 +46,19 @@ def padded(images: Sequence[np.ndarray], stride: int) -> np.ndarray:
     return stacked
 
 
-def hyper_latents(networks: Networks, y: np.ndarray) -> np.ndarray:
-    """int32 (n, Nz, H/64, W/64) `z`; of no channels, at the resolution of `y`, without a hyperprior."""
+def hyper_latents(networks: Networks, y: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+    """int32 (n, Nz, H/64, W/64) `z`; of no channels, at the resolution of `y`, without a hyperprior.
+
+    Args:
+        networks: of the codec.
+        y: (n, M, H/16, W/16).
+        gain: (1, M, 1, 1) in `y`, which codecs of a variable rate take out of it.
+    """
     if not networks.bundle.manifest.hyper_channels:
         return np.zeros((y.shape[0], 0, *y.shape[2:]), np.int32)
     exact = networks.bundle.exact
-    return round_z(networks.run("h_a", y=y), exact.input_limit if exact else LARGEST_FLOAT)
+    more = {"gain": gain} if "gain" in networks.bundle.graph("h_a")[0].inputs else {}
+    return round_z(networks.run("h_a", y=y, **more), exact.input_limit if exact else LARGEST_FLOAT)
 
 
 def symbols_of(networks: Networks, y: Any, rows: np.ndarray, mean: Any) -> np.ndarray:

@@ -18,7 +18,7 @@ from ugicm.runtime.encoder.container import pack
 from ugicm.runtime.errors import ImageError
 from ugicm.runtime.flow import Flow, Write, asking
 from ugicm.runtime.graphs.run import Networks
-from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, padded_size, z_rows
+from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, padded_size, z_first, z_rows
 
 
 def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
@@ -41,14 +41,15 @@ def writing(bundle: Bundle, y: Any, z: np.ndarray, quality: int, height: int, wi
         from ugicm.runtime import staged
         from ugicm.runtime.graphs import stages
 
-        symbols, y_stream, guard = yield from staged.encode(bundle, np.asarray(y), z, stages.asking(run))
+        symbols, y_stream, guard = yield from staged.encode(bundle, np.asarray(y), z, quality, stages.asking(run))
         y_streams = [y_stream]
     else:
         rows, mean = yield run(Networks.scaled, z)
         symbols = yield run(analysis.quantised, (y, rows, mean))
         del y, mean  # large
         y_streams = yield Write("y", symbols, rows, max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM)))
-    (z_stream,) = yield Write("z", z, z_rows(z.shape), 1)
+    first = z_first(bundle.z_tables, bundle.manifest.hyper_channels, quality)
+    (z_stream,) = yield Write("z", z, z_rows(z.shape, first), 1)
     checksum = bitstream.symbol_checksum(z, symbols)
     return pack(Bitstream(bundle.codec_id, quality, width, height, z_stream, tuple(y_streams), checksum, guard))
 

@@ -11,7 +11,7 @@ import numpy as np
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.stage_admission import admit
 
-ALIKE = ("even", "gain", "inverse_gain")
+ALIKE = ("even", "gain")
 """Inputs that are the same for all files of one size and quality."""
 
 
