@@ -24,7 +24,8 @@ from rich.table import Table
 from ugicm import Codec
 from ugicm.runtime import exact_reference
 from ugicm.runtime.admission import graph_runner
-from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime, providers
+from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
+from ugicm.runtime.backends.providers import providers
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.encoder import analysis
 from ugicm.runtime.exact import ExactNetwork

@@ -20,7 +20,7 @@ import numpy as np
 from ugicm.runtime.errors import BundleError, PartError
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.graphs.views import view_weights
-from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, short
+from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, read_plain, short
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.weights import graph_weights
 from ugicm.runtime.tables import Tables
@@ -234,11 +234,8 @@ class Bundle:
 
 
 def _read(file: Path, size: int) -> bytes:
-    if file.is_symlink() or (file.exists() and not file.is_file()):
-        raise BundleError(f"{file}: is a symbolic link or no regular file; a bundle holds plain files only")
     try:
-        with file.open("rb") as stream:
-            data = stream.read(size + 1)
+        data = read_plain(file, size + 1)
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
     if len(data) != size:

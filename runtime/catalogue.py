@@ -15,16 +15,19 @@ VARIABLE = "UGICM_BUNDLES"
 
 def _bundles_of(folder: Path) -> Iterator[Path]:
     """The folder itself if it is a bundle, else the bundles directly in it."""
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):
         yield folder
-    elif folder.is_dir():
+    elif os.path.isdir(folder):
         yield from sorted(p.parent for p in folder.glob(f"*/{MANIFEST}"))
+
+
+def _named() -> list[Path]:
+    return [Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
 
 
 def known_bundles(extra: Iterable[Path] = ()) -> Iterator[Path]:
     """Folders of all bundles at hand: `extra` first, then UGICM_BUNDLES, then the shipped ones."""
-    named = [Path(p) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
-    for folder in (*extra, *named, SHIPPED):
+    for folder in (*extra, *_named(), SHIPPED):
         yield from _bundles_of(folder)
 
 
@@ -47,6 +50,11 @@ def find_bundle(codec_id: bytes, extra: Iterable[Path] = ()) -> Path:
             encoder_only = path
     if encoder_only is not None:
         return encoder_only  # its refusal names the missing half
+    unread = "".join(f"; {folder}, which is named there, is no folder that can be read" for folder in _unread())
     raise CodecMismatchError(
-        f"no bundle with codec id {wanted} is known; name its folder with --bundle or in {VARIABLE}"
+        f"no bundle with codec id {wanted} is known; name its folder with --bundle or in {VARIABLE}{unread}"
     )
+
+
+def _unread() -> list[Path]:
+    return [folder for folder in _named() if not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,6 +206,14 @@ def short(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def read_plain(file: Path, most: int) -> bytes:
+    """The first bytes of a file of a bundle. Raises BundleError for what is no plain file; OSError."""
+    if os.path.islink(file) or (os.path.exists(file) and not os.path.isfile(file)):
+        raise BundleError(f"{file}: is a symbolic link or no regular file; a bundle holds plain files only")
+    with file.open("rb") as stream:
+        return stream.read(most)
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a bundle, without opening its other files.
 
@@ -213,12 +222,9 @@ def read_manifest(path: Path) -> Manifest:
         VersionError: a format this release does not read.
     """
     where = path / MANIFEST
-    if where.is_symlink() or (where.exists() and not where.is_file()):
-        raise BundleError(f"{where}: is a symbolic link or no regular file; a bundle holds plain files only")
     try:
-        with where.open("rb") as stream:
-            data = stream.read(2**22)
-    except OSError as error:
+        data = read_plain(where, 2**22)
+    except (OSError, ValueError) as error:  # ValueError: NUL in a name
         raise BundleError(f"{path}: not a bundle (no readable {MANIFEST}); export one with ugicm export") from error
     try:
         text = data.decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
         UsageError: the folder holds something else.
         OutputError: it cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SITE).is_file():
+    if os.path.isdir(folder) and any(folder.iterdir()) and not os.path.isfile(folder / SITE):
         raise UsageError(f"{folder}: holds something that is no site of ugicm web; give another name with -o")
     make_folder(folder)
     for name in sorted({str(Path(name).parent) for name in files} - {"."}):

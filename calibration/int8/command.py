@@ -8,6 +8,7 @@ tolerated. Entropy path and codec id stay: files of either bundle decode in the 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import statistics
 import sys
@@ -139,7 +140,7 @@ def find_images(paths: Sequence[Path], count: int) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in readable_suffixes())
             if not inside:
                 raise ImageError(f"{path}: holds no images; name the files themselves")

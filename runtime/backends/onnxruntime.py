@@ -39,16 +39,6 @@ def _adds_pairs_in_16_bits() -> bool:
     return True
 
 
-def providers() -> list[str]:
-    """Execution providers of the installed build that this project uses, whether or not they start.
-
-    Raises:
-        BackendError: ONNX Runtime is not installed.
-    """
-    known = ("CPUExecutionProvider", "CUDAExecutionProvider")
-    return [name for name in known if name in _library().get_available_providers()]
-
-
 def session_options(level: str = "all", threads: int | None = None) -> Any:
     """Options for a session that is exact on every CPU; see `OnnxRuntime` for the arguments.
 

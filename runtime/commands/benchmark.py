@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -95,12 +96,19 @@ def _images(folder: Path | None, size: str) -> list[np.ndarray]:
             return [generated_image(height, width, seed) for seed in (0, 1)]
         except ValueError:
             raise UsageError(f"'{size}' is no size of an image; give WIDTHxHEIGHT, such as 1920x1080") from None
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"{folder}: no such folder; name a folder of images, or none for generated ones")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in _listed(folder) if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise UsageError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
     return [read_image(path) for path in paths]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ugicm import __version__
 from ugicm.runtime.backends import NAMES
@@ -40,6 +40,13 @@ _ELSEWHERE = {"web": "ugicm.adapters.web.command", "export": "ugicm.export.to_on
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UsageErrors: one line like all others."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As the library's; a NUL, which no name can hold, is refused."""
+        given = sys.argv[1:] if args is None else args
+        if found := [word for word in given if "\0" in word]:
+            raise UsageError(f"{printable(found[0])}: holds a NUL character, which no name can; leave it out")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -80,9 +87,12 @@ def for_each(paths: Sequence[Path], work: Callable[[int, Path], None]) -> int:
     for index, path in enumerate(paths):
         try:
             work(index, path)
-        except (UgicError, MemoryError) as error:
+        except (UgicError, MemoryError, OSError) as error:
             signals.check()
-            reason = str(error) if isinstance(error, UgicError) else "not enough memory; use a smaller image"
+            if isinstance(error, OSError):  # a source that was moved away in the middle, for one
+                reason = f"{path}: cannot be worked on: {error.strerror or error}; try again"
+            else:
+                reason = str(error) if isinstance(error, UgicError) else "not enough memory; use a smaller image"
             report(reason if str(path) in reason else f"{path}: {reason}")
             status = 2
     return status
@@ -171,27 +181,39 @@ def _guarded(work: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a file name
-    with signals.unwinding():
+    with signals.unwinding(), streams.lasting() as lost:
         try:
-            return _finished(work)
-        except KeyboardInterrupt as error:
-            signals.leave_at_once()
-            number = error.number if isinstance(error, signals.StoppedError) else signal.SIGINT
-            report(signals.words(number))
-            return 128 + number
-        except UgicError as error:
-            report(error)
-            return 2
-        except BrokenPipeError:  # whoever read the output, `head` for one, has enough of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+            status = _reported(work)
+        except SystemExit:  # after --help
+            if not lost():
+                raise
+            status = 0
+        if reason := lost():
+            report(reason)
+        return status or 2 * bool(reason)
+
+
+def _reported(work: Callable[[], int]) -> int:
+    """The status of work; its error is printed."""
+    try:
+        return _finished(work)
+    except KeyboardInterrupt as error:
+        signals.leave_at_once()
+        number = error.number if isinstance(error, signals.StoppedError) else signal.SIGINT
+        report(signals.words(number))
+        return 128 + number
+    except UgicError as error:
+        report(error)
+    except OSError as error:  # a place that changed or vanished between two looks at it
+        place = f"{error.filename}: " if error.filename else ""
+        report(f"{place}cannot be used: {error.strerror or error}; give another place")
+    return 2
 
 
 def _finished(work: Callable[[], int]) -> int:
     """The status of work that no signal ended, also not where a library made another error of the signal's."""
     try:
         status = work()
-        sys.stdout.flush()
     except BaseException:
         signals.check()
         raise

@@ -152,7 +152,7 @@ def _decode(options: argparse.Namespace) -> int:
     keep_freed()
     conditions = parse_condition(options.condition)
     labels = _BOTH if len(conditions) > 1 else ()
-    if options.bundle is not None and not options.bundle.is_dir():
+    if options.bundle is not None and not os.path.isdir(options.bundle):
         raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
     suffix = f".{(options.format or 'png').lstrip('.').lower()}"
     form = check_suffix(Path(f"--format {suffix}"))

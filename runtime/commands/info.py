@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,8 +122,8 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
 
 def _info(options: argparse.Namespace) -> int:
     path = DEFAULT if options.path is None else options.path
-    if path.is_dir() or path.name == MANIFEST:
-        facts = describe_bundle(path if path.is_dir() else path.parent)
+    if os.path.isdir(path) or path.name == MANIFEST:
+        facts = describe_bundle(path if os.path.isdir(path) else path.parent)
         text = _bundle_text
     else:
         facts = describe(path, [] if options.bundle is None else [options.bundle])

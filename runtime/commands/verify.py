@@ -16,7 +16,8 @@ from rich.table import Table
 
 from ugicm.runtime.admission import graph_runner, reproduces
 from ugicm.runtime.backends import Backend, Graph, open_backend
-from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime, providers
+from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
+from ugicm.runtime.backends.providers import providers
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.commands.cli import Parser, run
 from ugicm.runtime.errors import BackendError, BundleError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -114,7 +115,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OutputError: missing or read-only folder, full disk, or `path` is a folder or a device.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError:  # NUL
+        raise OutputError(f"{str(path)!r}: is no name of a file; choose another one") from None
     if os.path.isdir(target):
         raise OutputError(f"{path}: cannot be written: it is a folder; add a file name")
     if os.path.exists(path) and not os.path.isfile(target):
@@ -180,13 +184,22 @@ def _write_beside(target: Path, data: bytes) -> None:
 
 
 def remove_stale(folder: Path) -> int:
-    """Remove what killed writers left in a folder; how many files that were. A file still being written is locked."""
+    """Remove what killed writers left in a folder; how many files that were. A file still being written is locked.
+
+    What only has such a name, a pipe or a device, stays and is not opened.
+    """
     removed = 0
-    for path in folder.glob(".ugic-*.part") if fcntl else ():
-        with suppress(OSError), open(path, "rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            removed += 1
+    found: list[Path] = []
+    with suppress(OSError):
+        found += folder.glob(".ugic-*.part") if fcntl else ()
+    for path in found:
+        with suppress(OSError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                continue
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed += 1
     return removed
 
 

@@ -129,6 +129,8 @@ def _opened(source: Path | bytes, name: str) -> Iterator[BinaryIO]:
         yield io.BytesIO(source)
         return
     try:
+        if "\0" in str(source):
+            raise FileNotFoundError
         if os.path.isdir(source):
             raise ImageError(f"{name}: is a folder; name the image files in it")
         if os.path.exists(source) and not os.path.isfile(source):

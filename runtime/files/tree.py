@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ def find_tasks(
     inside = avoided != os.path.realpath(folder)
 
     def fail(error: OSError) -> None:
+        if error.errno == errno.ENOENT and error.filename != os.fspath(folder):
+            return  # it was removed in this moment, and its files with it
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
 
     for at, folders, files in os.walk(folder, onerror=fail):

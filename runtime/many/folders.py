@@ -7,6 +7,7 @@ its source is done: what a run left undone is what the next one does.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
 
 def folder_mode(options: argparse.Namespace, inputs: Sequence[Path]) -> bool:
     """Whether the input is a folder. Raises UsageError for a mixture, and for options that only folders have."""
-    folders = [path for path in inputs if path.is_dir()]
+    folders = [path for path in inputs if os.path.isdir(path)]
     if folders and len(inputs) > 1:
         raise UsageError(f"{folders[0]}: is a folder among several inputs; give one folder, or files")
     given = [f"--{name}" for name in ("jobs", "force", "json") if getattr(options, name)]
@@ -76,9 +77,10 @@ def run_folder(
     if not options.output:
         raise UsageError("the output name is empty: give -o a folder")
     out, jobs = Path(options.output), options.jobs
-    if (out.exists() and not out.is_dir()) or (not out.exists() and out.suffix.lower() in (*suffixes, suffix)):
+    there = os.path.exists(out)
+    if (there and not os.path.isdir(out)) or (not there and out.suffix.lower() in (*suffixes, suffix)):
         raise OutputError(f"{out}: is a file, or named like one; a folder of inputs needs a folder of outputs")
-    if not out.exists() and not out.absolute().parent.is_dir():
+    if not there and not os.path.isdir(out.absolute().parent):
         raise OutputError(f"{out}: cannot be created: its own parent folder does not exist; create that first")
     if jobs is not None and not 1 <= jobs <= 1024:
         raise UsageError(f"--jobs {jobs}: use a number from 1 to 1024")

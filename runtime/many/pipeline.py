@@ -10,6 +10,7 @@ run is under way its codec belongs to it: give other threads one of their own.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -160,10 +161,13 @@ def _file(source: Source, name: str) -> bytes:
         raise UsageError(f"{name}: is an array; give the path or the bytes of a .ugic file")
     if isinstance(source, bytes):
         return source
+    path = Path(source)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{name}: is not a regular file; name the .ugic files themselves")
     try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from error
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        raise UsageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _image(source: Source) -> np.ndarray:

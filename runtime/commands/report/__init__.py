@@ -60,10 +60,12 @@ def _report(options: argparse.Namespace) -> int:
 
 def _check_output(output: Path, images: Sequence[Path]) -> None:
     """Refuse before minutes of work what could not be written after it."""
-    if output.is_dir():
+    if os.path.isdir(output):
         raise OutputError(f"{output}: cannot be written: it is a folder; add a file name")
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):
         raise OutputError(f"{output}: cannot be written: its folder does not exist; create it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{output}: cannot be written: no permission to write there; choose another folder")
     if os.path.realpath(output) in {os.path.realpath(image) for image in images}:
         raise UsageError(f"{output}: this output would replace an input; choose another name")
 
