@@ -37,12 +37,19 @@ from ugicm.runtime.tables import TOTAL, Tables
 from ugicm.training.config import Data
 from ugicm.training.data import Crops, image_files
 
-MODELS = {"bmshj2018-hyperprior": "ScaleHyperprior", "mbt2018-mean": "MeanScaleHyperprior"}
+MODELS = {
+    "bmshj2018-hyperprior": "ScaleHyperprior",
+    "mbt2018-mean": "MeanScaleHyperprior",
+    "cheng2020-anchor-checkerboard": "Cheng2020AnchorCheckerboard",
+}
+STAGED = ("cheng2020-anchor-checkerboard",)
+"""Those with a context: as many latents as channels, and guards in place of integer scales."""
 
 
 def build(architecture: str, width: int, latent: int) -> Any:
     """A new model of CompressAI."""
-    return getattr(compressai_module("models"), MODELS[architecture])(width, latent)
+    made = getattr(compressai_module("models"), MODELS[architecture])
+    return made(width) if architecture in STAGED else made(width, latent)
 
 
 def train(model: Any, crops: Crops, steps: int, weight: float, batch: int) -> None:
