@@ -19,13 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from ugicm.calibration.exact.emit import to_onnx
 from ugicm.calibration.int8.command import level_for
 from ugicm.export.precision import fold_stored_halves, simulated, to_half
+from ugicm.export.sample_inputs import sample_inputs
 from ugicm.runtime.backends.gpu.engines import source_digest
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.errors import BundleError
 
-EXACT = "h_s"
-ALWAYS_FULL = (EXACT, "condition")  # the exact path; a graph of 21 numbers
+ALWAYS_FULL = ("h_s", "condition")  # what scales come from; a graph of 21 numbers
 LARGEST_DIFFERENCE = 0.01  # root mean square against fp32, relative: ten times what sound networks show
 
 
@@ -68,31 +67,37 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
         )
     inputs = sample_inputs(bundle)
     backend = OnnxRuntime(level=level_for(held))
+    schedule = bundle.manifest.schedule
+    full = {*ALWAYS_FULL, *(schedule.graphs if schedule else ())}
     made = {}
     for name in bundle.manifest.general:
         entry = bundle.manifest.graphs[name]
         original = bundle.file(entry.file)
-        if name == EXACT:
+        exact = name == "h_s" and bundle.exact is not None
+        if exact:
             assert bundle.exact is not None
             model = to_onnx(bundle.exact, "float")
             _name_output_sizes(model, bundle.manifest.stride // bundle.manifest.latent_stride)
         else:
-            model = onnx.load_model_from_string(original)
-            fold_stored_halves(model)
-            casts_outermost(model)
-            bytes_to_symbols(model)
+            model = device_form(onnx.load_model_from_string(original), precision == "fp16" and name not in full)
             model.graph.name = name
-            if precision == "fp16" and name not in ALWAYS_FULL:
-                model = to_half(model)
         data = model.SerializeToString()
         expected = backend.load(original, name)(inputs[name])
         found = backend.load(simulated(model).SerializeToString(), name)(as_device_inputs(model, inputs[name]))
         difference = max(map(relative_difference, expected, found))
-        allowed = 0.0 if name == EXACT else LARGEST_DIFFERENCE
+        allowed = 0.0 if exact else LARGEST_DIFFERENCE
         if not difference <= allowed:
             raise DeviceGraphError(f"graph {name} in {precision} differs from fp32 by {difference:.2g} (relative)")
         made[name] = DeviceGraph(data, source_digest(bundle, name), difference)
     return made
+
+
+def device_form(model: onnx.ModelProto, half: bool) -> onnx.ModelProto:
+    """A bundle's graph, which is changed, as GPU runtimes read it; in half precision or as it is."""
+    fold_stored_halves(model)
+    casts_outermost(model)
+    bytes_to_symbols(model)
+    return to_half(model) if half else model
 
 
 def _name_output_sizes(model: onnx.ModelProto, factor: int) -> None:
@@ -181,65 +186,3 @@ def relative_difference(expected: np.ndarray, found: np.ndarray) -> float:
     a, b = expected.astype(np.float64), found.astype(np.float64)
     scale = float(np.sqrt(np.mean(a * a))) or 1.0
     return float(np.sqrt(np.mean((a - b) ** 2))) / scale
-
-
-def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[str, dict[str, np.ndarray]]:
-    """Inputs of every graph of the bundle as they come out of one another, from a synthetic image.
-
-    A bundle of the decoder starts at its golden hyper-latents, with symbols of 0.
-    """
-    m, backend = bundle.manifest, OnnxRuntime(level=level_for(bundle.manifest.precision))
-    inputs: dict[str, dict[str, np.ndarray]] = {}
-
-    def run(name: str, **values: np.ndarray) -> list[np.ndarray]:
-        inputs[name] = values
-        return backend.load(bundle.graph(name)[1], name)(values)
-
-    rows, columns = (-(-side // m.stride) for side in (height, width))
-    middle = slice((m.qualities - 1) // 2, (m.qualities - 1) // 2 + 1)
-    y = None
-    if "g_a" in m.graphs:
-        image = coloured_noise(rows * m.stride, columns * m.stride)
-        y = run("g_a", image=image[None], gain=bundle.gain[middle])[0]
-    if "h_a" in m.graphs:
-        assert y is not None and bundle.exact is not None
-        z = np.clip(np.rint(run("h_a", y=y)[0]), -bundle.exact.input_limit, bundle.exact.input_limit)
-    elif bundle.exact is not None:
-        z = bundle.golden["z2"].astype(np.float32)
-        rows, columns = z.shape[2:]
-    mean = None
-    if bundle.exact is not None:
-        _, *means = run(EXACT, z=z)
-        mean = means[0] if means else run("h_s_mean", z=z)[0] if "h_s_mean" in m.graphs else None
-    if y is None:
-        factor = m.stride // m.latent_stride
-        y = np.zeros((1, m.latent_channels, rows * factor, columns * factor), np.float32) if mean is None else mean
-    symbols = np.rint(y if mean is None else y - mean).astype(np.float32)
-    y_hat = symbols if mean is None else symbols + mean
-    if "context" in m.graphs:
-        assert mean is not None
-        board = (np.add.outer(np.arange(y.shape[2]), np.arange(y.shape[3])) + 1) % 2
-        y_hat = run("context", symbols=symbols, mean=mean, anchor=board.astype(np.float32)[None, None])[0]
-    if "g_s" in m.graphs:
-        shared = {"y_hat": y_hat, "inverse_gain": bundle.inverse_gain[middle]}
-        if "g_s_trunk" in m.graphs:
-            shared = {"features": run("g_s_trunk", **shared)[0]}
-        if m.conditions:
-            shared["condition"] = bundle.condition_vectors[list(m.conditions)[-1]]
-        run("g_s", **shared)
-    if "condition" in m.graphs:
-        run("condition", beta=np.asarray([0.5], np.float32))
-    if missing := {name for name in m.graphs if "." not in name} - set(inputs):
-        raise BundleError(f"{bundle.path}: nothing is known of graph {min(missing)}; export the bundle again")
-    return inputs
-
-
-def coloured_noise(height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8 with the 1/f spectrum of photographs, always the same."""
-    rng = np.random.default_rng(5)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = np.inf
-    noise = np.fft.rfft2(rng.normal(size=(4, height, width))) / frequency
-    grey, *colours = np.fft.irfft2(noise, s=(height, width))
-    planes = np.stack([grey + 0.3 * colour for colour in colours], -1)
-    return np.clip(128 + 50 * planes / planes.std(), 0, 255).astype(np.uint8)

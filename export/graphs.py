@@ -217,15 +217,11 @@ def _scope(node: onnx.NodeProto) -> str:
 
 
 def _name_sizes(model: onnx.ModelProto) -> None:
-    """Calls the exporter's symbols of output sizes, such as s39, h and w as in the inputs."""
-    found: list[str] = []
-    dims = [d for value in model.graph.output for d in value.type.tensor_type.shape.dim]
-    for d in dims:
-        found += [s for s in re.findall(r"\bs\d+\b", d.dim_param) if s not in found]
-    for d in dims:
-        for symbol, name in zip(found, ("h", "w"), strict=False):
-            if d.dim_param:
-                d.dim_param = re.sub(rf"\b{symbol}\b", name, d.dim_param)
+    """Calls the exporter's symbols of output sizes, such as s39, h and w as in the inputs: heights come first."""
+    for value in model.graph.output:
+        sizes = [d for d in value.type.tensor_type.shape.dim[1:] if d.dim_param]
+        for d, name in zip(sizes, ("h", "w"), strict=False):
+            d.dim_param = re.sub(r"\bs\d+\b", name, d.dim_param)
 
 
 def store_halves(model: onnx.ModelProto) -> None:

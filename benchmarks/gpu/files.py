@@ -92,6 +92,6 @@ def picture(height: int, width: int) -> np.ndarray:
             :height, :width
         ].copy()
     except ImportError:
-        from ugicm.export.device_graphs import coloured_noise
+        from ugicm.export.sample_inputs import coloured_noise
 
         return coloured_noise(height, width)

@@ -24,7 +24,7 @@ NETWORKS = {"encode": ("g_a", "h_a", "h_s", "context"), "decode": ("h_s", "conte
 
 def networks(bench: Bench, bundle: Bundle, graphs: dict[str, DeviceGraphs]) -> None:
     """Each graph alone, and the sums for encoding and decoding, by runtime and size."""
-    from ugicm.export.device_graphs import sample_inputs
+    from ugicm.export.sample_inputs import sample_inputs
 
     cpu = bench.args.cpu
     checkpoint = bench.args.checkpoint

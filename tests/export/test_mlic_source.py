@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engines import build_all
 from tests.mlic_models import KINDS, picture, published_numbers, small_mlic
 from tests.models.test_mlic import published_weights
 from ugicm.export import to_onnx
@@ -119,9 +120,12 @@ def test_slices_share_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = {name: graph for name, graph in source.graphs.items() if name.startswith(some)}
     traced, export = [], torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: (traced.append(a[0]), export(*a, **k))[1])
+    models = {}
     for name, model in export_graphs(graphs):
         assert check_graph(name, model, graphs[name]).passed, name
+        models[name] = model.SerializeToString()
     assert len(traced) == 2
+    build_all(models)
 
 
 @torch.no_grad()
@@ -136,6 +140,7 @@ def test_the_exported_network_codes_the_symbols_of_the_authors_code() -> None:
         check = check_graph(name, model, source.graphs[name])
         assert check.passed, (name, check)
         models[name] = model.SerializeToString()
+    build_all(models, ("g_s",))
     backend = OnnxRuntime(threads=1)
 
     def run(name: str, **inputs: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ from ugicm.export.device_graphs import (
     casts_outermost,
     device_graphs,
     relative_difference,
-    sample_inputs,
 )
 from ugicm.export.precision import HALF, fold_stored_halves, full_precision, simulated, to_half
+from ugicm.export.sample_inputs import sample_inputs
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.compressai_models import STAGED_WIDTHS, lively_staged, photograph
+from tests.engines import build_all
 from ugicm.export.checkpoint import load
 from ugicm.export.graphs import check_graph, export_graphs
 from ugicm.export.source import Source
@@ -102,6 +103,7 @@ def test_the_graphs_are_what_torch_computes(case: Case) -> None:
     models = dict(export_graphs(whole_graphs(source)))
     for name, model in models.items():
         assert check_graph(name, model, source.graphs[name]).passed, name
+    build_all({name: model.SerializeToString() for name, model in models.items()})
     run = in_onnxruntime(source, {k: m.SerializeToString() for k, m in models.items()}, OnnxRuntime())
     index, _, y_hat = run_stages(source, run, theirs.z.astype(np.float32), given_symbols(theirs.symbols))
     expected = run_stages(source, in_torch(source, torch.float64), theirs.z, given_symbols(theirs.symbols))

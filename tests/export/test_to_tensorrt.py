@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from ugicm import Codec
 from ugicm.export import to_tensorrt
-from ugicm.export.device_graphs import DeviceGraphError, device_graphs, sample_inputs
+from ugicm.export.device_graphs import DeviceGraphError, device_graphs
+from ugicm.export.sample_inputs import sample_inputs
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs, Index, Sizes, profile
 from ugicm.runtime.backends.gpu.tensorrt_api import open_api
 from ugicm.runtime.bundle import Bundle

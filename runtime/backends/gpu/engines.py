@@ -31,6 +31,8 @@ log = logging.getLogger("ugicm")
 FOLDER = "engines"
 INDEX = "graphs.json"
 VARIABLE = "UGICM_ENGINES"
+TRANSFORMS = frozenset({"g_a", "h_a", "h_s_mean", "context", "g_s_trunk", "g_s", "condition"})
+"""Graphs that no scale comes from."""
 LARGEST_FILE = 2**31
 PRECISIONS = ("fp32", "fp16", "int8", "fp8")
 
@@ -58,7 +60,7 @@ class Index:
         sizes: what engines are to serve.
         workspace: bytes of scratch memory for the builder, or None.
         graphs: name → {"sha256": of the device graph, "source": SHA-256 of the bundle's file it was made from}.
-        golden: (height, width) of `z` that the golden vectors reach: the engine of `h_s` serves them too.
+        golden: (height, width) of `z` that the golden vectors reach: engines of what scales come from serve them too.
     """
 
     codec_id: str
@@ -231,8 +233,8 @@ def default_root(bundle: Bundle) -> Path:
 
 
 def source_digest(bundle: Bundle, graph: str) -> str:
-    """SHA-256 (hexadecimal) of what a device graph is made from: the integers for `h_s`, else the ONNX file."""
-    name = "exact.npz" if graph == "h_s" else bundle.manifest.graphs[graph].file
+    """SHA-256 (hexadecimal) of what a device graph is made from: an exact `h_s` from integers, others from ONNX."""
+    name = "exact.npz" if graph == "h_s" and bundle.exact else bundle.manifest.graphs[graph].file
     return hashlib.sha256(bundle.file(name)).hexdigest()
 
 
@@ -243,14 +245,15 @@ def profile(network: Network, index: Index) -> Profile:
         BackendError: a dim whose name is no multiple of n, h or w.
     """
     golden = tuple(side * index.stride for side in index.golden)
+    scales = network.name not in TRANSFORMS
     shapes: Profile = {}
     for tensor in network.inputs:
         found = []
         for size, pick in ((index.sizes.least, min), (index.sizes.usual, None), (index.sizes.most, max)):
             height, width = size
-            if network.name == "h_s" and pick is min:
+            if scales and pick is min:
                 height = width = index.stride
-            elif network.name == "h_s" and pick is max:
+            elif scales and pick is max:
                 height, width = max(height, golden[0]), max(width, golden[1])
             values = {"n": 1, "h": height // index.stride, "w": width // index.stride}
             dims = [d if isinstance(d, int) else _lower(d) for d in tensor.dims]
