@@ -85,14 +85,14 @@ def _latents(
 
 def _staged_latents(bundle: Bundle, y: np.ndarray | None, z: np.ndarray, run: Run) -> np.ndarray:
     """`y_hat` of a codec with a schedule."""
-    latents = Latents(bundle, z)
+    latents = Latents(bundle, z, (bundle.manifest.qualities + 1) // 2)
 
     def coded(stage: Stage, index: np.ndarray, mean: np.ndarray) -> np.ndarray:
         if y is None:
             return latents.of(stage, bundle.golden["symbols1"]).astype(np.int32)
         return np.rint(latents.of(stage, y) - mean).astype(np.int32)
 
-    asking = latents.decode(coded, lambda graph, inputs: (graph, inputs))  # type: ignore[arg-type, return-value]
+    asking = latents.decode(coded, lambda graph, inputs: (graph, inputs))
     drive(asking, lambda asked: run(asked[0], **asked[1]))  # type: ignore[index]
     return latents.y_hat
 
