@@ -1,4 +1,4 @@
-"""Packaging. The runtime alone needs numpy, constriction, Pillow, rich and one inference backend."""
+"""Packaging. The runtime alone needs numpy, constriction or numba, Pillow, rich and one inference backend."""
 
 from pathlib import Path
 
@@ -32,6 +32,17 @@ CLIP = ["open_clip_torch>=2.30"]
 
 CUDA = "cuda-python>=12.8"
 
+# constriction has wheels for these and no sources; elsewhere numba compiles the same range coder.
+WHEELS = (
+    "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'darwin' or "
+    "(sys_platform == 'win32' and platform_machine == 'AMD64')"
+)
+ELSEWHERE = (
+    "(sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'darwin' and "
+    "(sys_platform != 'win32' or platform_machine != 'AMD64')"
+)
+RANGE_CODER = [f"constriction>=0.5.0,<0.6; {WHEELS}", f"numba>=0.61; {ELSEWHERE}"]
+
 setup(
     name="ugicm",
     version="0.1.0",
@@ -50,7 +61,7 @@ setup(
         "ugicm.adapters.web": ["static/*"],
         "ugicm.runtime.commands.report": ["report.html"],
     },
-    install_requires=["numpy>=1.26", "constriction>=0.5.0,<0.6", "Pillow>=10.1", "rich>=13"],
+    install_requires=["numpy>=1.26", *RANGE_CODER, "Pillow>=10.1", "rich>=13"],
     extras_require={
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
         "cpu": ["onnxruntime>=1.22"],
@@ -71,6 +82,7 @@ setup(
             *TRAIN,
             *CLIP,
             CUDA,
+            "numba>=0.61",  # the second range coder, everywhere
             # Builds engines without a GPU; there are wheels for these systems.
             "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "webdataset>=0.2.100",

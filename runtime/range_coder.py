@@ -1,4 +1,4 @@
-"""Symbols to bytes and back: table-driven range coding with an escape code, over constriction.
+"""Symbols to bytes and back: table-driven range coding with an escape code.
 
 `docs/bitstream.md` specifies the substreams and the coder bit by bit.
 """
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NoReturn
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from ugicm.runtime.coders import coder
 from ugicm.runtime.errors import CorruptFileError, TruncatedError
 from ugicm.runtime.fields import read_varint
 from ugicm.runtime.tables import Rows, Tables
@@ -135,7 +135,7 @@ class SubstreamDecoder:
         """The escape section, where each varint of it ends, the words and their decoder."""
         section, words = _split(self._stream, self._where)
         data = np.frombuffer(section, np.uint8)
-        return data, np.flatnonzero(data < 0x80) + 1, words, constriction.stream.queue.RangeDecoder(words)
+        return data, np.flatnonzero(data < 0x80) + 1, words, coder().RangeDecoder(words)
 
     def entries(self, count: int, model: Any) -> NDArray[np.int32]:
         """The next `count` entries of a row that is none of the tables'."""
@@ -144,7 +144,7 @@ class SubstreamDecoder:
         decoder = self._parts[3]
         try:
             entries: NDArray[np.int32] = decoder.decode(model, count)
-        except AssertionError:  # how constriction reports a state that no encoder reaches
+        except AssertionError:  # how coders report a state that no encoder reaches
             _fail(self._where, "holds words that no encoder writes")
         self._coded = True
         return entries

@@ -1,26 +1,20 @@
-"""Entropy tables: rows of integer frequencies, and the models that constriction makes of them.
-
-Rows of integer frequencies are what a stream means; constriction takes float probabilities and gives each of a row's
-n entries 1 plus its share of 2**24 - n, cumulated in float64 and floored. Handed the values `frequency - 1`, which are
-integers that sum to 2**24 - n, it scales by exactly 1, every partial sum is exact, and it lands on the integer
-frequencies (tests/reference proves it).
-"""
+"""Entropy tables: rows of integer frequencies, and the models that the coder makes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from ugicm.runtime.coders import coder
 from ugicm.runtime.errors import BundleError
 
 TOTAL = 1 << 24
 MAX_ENTRIES = TOTAL - 2  # the longest row that constriction accepts
-_SHORT, _LIKELY = 18, TOTAL * 2 // 3  # rows that decode faster from the left: at most so long, one entry so frequent
 
 Rows = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -81,25 +75,17 @@ class Tables:
         return self.lengths.size
 
     def encoder_model(self, row: int) -> Any:
-        """constriction's model of a row of two or more entries, for encoding; built at its first use."""
-        model = self._encoder_models[row]
-        if model is None:
-            model = self._encoder_models[row] = _categorical(self._row(row), lazy=False)
-        return model
+        """The coder's model of a row of two or more entries, for encoding; built at its first use."""
+        return self._model(coder().encoder_model, row)
 
     def decoder_model(self, row: int) -> Any:
-        """The same frequencies for decoding: searched from the left where the row is short and one entry likely.
+        """The same frequencies for decoding."""
+        return self._model(coder().decoder_model, row) or self.encoder_model(row)
 
-        constriction's cumulated form halves the interval, three nanoseconds a step whatever the data; its lazy form
-        adds up probabilities from the left, which a processor predicts where the outcome is nearly always the same.
-        """
-        model = self._decoder_models[row]
-        if model is None:
-            frequencies = self._row(row)
-            lazy = frequencies.size <= _SHORT and int(frequencies.max()) >= _LIKELY
-            model = _categorical(frequencies, lazy=True) if lazy else self.encoder_model(row)
-            self._decoder_models[row] = model
-        return model
+    @cached_property
+    def _model(self) -> Callable[[Callable[..., Any], int], Any]:
+        stops = np.cumsum(self.lengths, dtype=np.int64)
+        return cache(lambda make, row: make(self.frequencies[stops[row] - self.lengths[row] : stops[row]]))
 
     def coded(self, rows: Rows) -> NDArray[np.bool_] | None:
         """For each symbol whether its row is coded at all; None where every row of the tables is."""
@@ -108,10 +94,6 @@ class Tables:
             return None
         # One comparison where the skipped rows come before all others, as those of small scales do.
         return rows >= first if first == skipped else np.take(self.lengths > 0, rows, mode="clip")
-
-    def _row(self, row: int) -> NDArray[np.uint32]:
-        stop = int(self._stops[row])
-        return self.frequencies[stop - int(self.lengths[row]) : stop]
 
     @cached_property
     def skipped(self) -> tuple[int, int]:
@@ -128,21 +110,3 @@ class Tables:
     def starts(self) -> NDArray[np.int32]:
         """int32 (rows,), the value of each row's first entry; 0 for a skipped row."""
         return np.where(self.lengths > 0, self.offsets, np.int32(0))
-
-    @cached_property
-    def _encoder_models(self) -> list[Any]:
-        return [None] * self.rows
-
-    @cached_property
-    def _decoder_models(self) -> list[Any]:
-        return [None] * self.rows
-
-    @cached_property
-    def _stops(self) -> NDArray[np.int64]:
-        return np.cumsum(self.lengths, dtype=np.int64)
-
-
-def _categorical(frequencies: NDArray[np.uint32], lazy: bool) -> Any:
-    shares = frequencies.astype(np.float64)
-    shares -= 1
-    return constriction.stream.model.Categorical(shares, perfect=False, lazy=lazy)

@@ -19,12 +19,13 @@ from ugicm.runtime.backends import NAMES, open_backend
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.catalogue import known_bundles
 from ugicm.runtime.commands.cli import Parser, printable, run
+from ugicm.runtime.commands.coder import coder_here
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.processes.cpus import processors
 
 PACKAGES = (
-    "numpy", "constriction", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
-    "cuda-python", "torch", "onnx",
+    "numpy", "constriction", "numba", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "tensorrt",
+    "tensorrt-rtx-cu13", "cuda-python", "torch", "onnx",
 )  # fmt: skip
 # These decide which integer kernels a library takes.
 FEATURES = (
@@ -32,8 +33,8 @@ FEATURES = (
     "amx_int8", "amx_bf16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 VARIABLES = (
-    "UGICM_BUNDLES", "UGICM_CONDITION", "UGICM_ENGINES", "ORT_INTRA_OP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
-    "LD_LIBRARY_PATH",
+    "UGICM_BUNDLES", "UGICM_CODER", "UGICM_CONDITION", "UGICM_ENGINES", "ORT_INTRA_OP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH",
 )  # fmt: skip
 
 
@@ -49,9 +50,9 @@ def environment() -> dict[str, Any]:
 
     Returns:
         `ugicm`, `python`, `system`, `packages` (name → version, installed ones only), `cpu` (`model`, `usable` CPUs,
-        `features`), `memory_gb`, `gpus` (as nvidia-smi names them), `variables`, `bundles` (path, codec id or error)
-        and `backends`: `name`, `works` (a graph of the shipped bundle ran), `exact` (its golden vectors came out bit
-        for bit) and `reason`, why not.
+        `features`), `memory_gb`, `gpus` (as nvidia-smi names them), `coder` (the range coder that runs, or why there is
+        none), `variables`, `bundles` (path, codec id or error) and `backends`: `name`, `works` (a graph of the shipped
+        bundle ran), `exact` (its golden vectors came out bit for bit) and `reason`, why not.
     """
     return {
         "ugicm": __version__,
@@ -61,6 +62,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "memory_gb": _memory_gb(),
         "gpus": _gpus(),
+        "coder": coder_here(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "bundles": [_bundle(path) for path in known_bundles()],
         "backends": _backends(),
@@ -149,6 +151,7 @@ def _text(facts: dict[str, Any]) -> str:
         ("features", " ".join(cpu["features"]) or "unknown"),
         ("memory", f"{facts['memory_gb']} GB"),
         *(("GPU", gpu) for gpu in facts["gpus"] or ["none that nvidia-smi shows"]),
+        ("coder", facts["coder"]),
         *(("variable", f"{name}={value}") for name, value in facts["variables"].items()),
         *(("bundle", f"{b.get('codec_id', 'unusable')}  {b.get('error', b['path'])}") for b in facts["bundles"]),
     ]

@@ -14,6 +14,7 @@ from ugicm.runtime import bitstream
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
+from ugicm.runtime.commands.coder import coder_here
 from ugicm.runtime.errors import CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT
 from ugicm.runtime.files import sections
@@ -40,7 +41,8 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         `bundle`, `architecture`, `codec_id`, `part`, `precision`, `qualities`, `conditions` (name → beta), `context`,
         `parameters` and `kmac_per_pixel` (by part; None where the export did not say), `stride`, `latent_stride`,
         `latent_channels`, `hyper_channels`, `proof` (each layer's largest possible |accumulator|, and what
-        it must stay below), `tables` (rows and entries of y and z), `files` (name → bytes) and `bytes`, their sum.
+        it must stay below), `tables` (rows and entries of y and z), `files` (name → bytes), `bytes`, their sum,
+        and `coder`, the range coder that runs on this machine.
 
     Raises:
         BundleError, VersionError: see those types.
@@ -73,6 +75,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         },
         "files": {name: entry.bytes for name, entry in sorted(m.files.items())},
         "bytes": sum(entry.bytes for entry in m.files.values()),
+        "coder": coder_here(),
     }
 
 
@@ -86,8 +89,8 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
     Returns:
         `file`, `version`, `codec_id` (hexadecimal), `quality`, `width`, `height` (pixels), `bytes`, `bpp`,
         `bits` with `header` (checksums and sections included), `z` and `y` (a list, one number a substream), `sections`
-        (name → bytes: transparency, ICC profile, EXIF, XMP), `symbol_checksum` (hexadecimal) and `bundle`, the folder
-        of a bundle with this codec id, or None.
+        (name → bytes: transparency, ICC profile, EXIF, XMP), `symbol_checksum` (hexadecimal), `bundle`, the folder
+        of a bundle with this codec id, or None, and `coder`, the range coder that runs on this machine.
 
     Raises:
         UsageError: the file cannot be read.
@@ -117,6 +120,7 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
         "sections": sections.sizes(stream),
         "symbol_checksum": f"{stream.symbol_checksum:08x}",
         "bundle": bundle,
+        "coder": coder_here(),
     }
 
 
@@ -154,6 +158,7 @@ def _bundle_text(facts: dict[str, Any]) -> str:
         lines.append(f"  stages       {len(schedule['stages'])}, {band}")
     for name, table in facts["tables"].items():
         lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")
+    lines.append(f"  range coder  {printable(facts['coder'])}")
     lines += [f"  proof        {p['layer']}: |sum| at most {p['largest']:,} of {p['of']:,}" for p in facts["proof"]]
     lines += [f"  {size:>12,} bytes  {printable(name)}" for name, size in facts["files"].items()]
     lines.append(f"  {facts['bytes']:>12,} bytes  in all, each file as the manifest says")
@@ -183,6 +188,7 @@ def _file_text(facts: dict[str, Any]) -> str:
             f"  format    version {facts['version']}",
             f"  codec     {facts['codec_id']}",
             f"  bundle    {printable(bundle)}",
+            f"  coder     {printable(facts['coder'])}",
         ]
     )
 

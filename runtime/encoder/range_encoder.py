@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from ugicm.runtime.coders import coder
 from ugicm.runtime.encoder.container import write_varint
 from ugicm.runtime.range_coder import grouped_rows, parts
 from ugicm.runtime.tables import Rows, Tables
@@ -38,7 +38,7 @@ class SubstreamEncoder:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._encoder = coder().RangeEncoder()
         self._escapes: list[bytes] = []
         self._coded = False
 

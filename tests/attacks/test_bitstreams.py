@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.attacks.commands import BUNDLE, FILES, refusals, tree, ugicm
+from tests.coders import each_coder  # noqa: F401
 from ugicm import Codec
 from ugicm.runtime import bitstream
 from ugicm.runtime.encoder import container

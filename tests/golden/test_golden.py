@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.coders import each_coder  # noqa: F401
 from tests.golden.make import main
 from tests.reference import decoder
 from ugicm import Codec

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.coders import each_coder  # noqa: F401
 from tests.reference import staged
 from tests.reference.decoder import Refused
 from tests.reference.test_reference import as_lists
