@@ -25,8 +25,3 @@ def coder() -> ModuleType:
             continue
     words = f"{VARIABLE}={asked} names no range coder" if asked else "no range coder"
     raise BackendError(f"{words} that is installed; install {' or '.join(NAMES)}")
-
-
-def name() -> str:
-    """Of the coder that runs, one of NAMES."""
-    return coder().__name__.rsplit("_", 1)[-1]

@@ -98,11 +98,11 @@ def _compiled(*types: str) -> Callable[[Any], Any]:
     """Compiled once a machine where a folder for that can be written, else at every start."""
 
     def compile_function(function: Any) -> Any:
-        signature, options = f"({', '.join(types)})", {"nogil": True, "error_model": "numpy"}
+        signature = f"({', '.join(types)})"
         try:
-            return njit(signature, cache=True, **options)(function)
+            return njit(signature, nogil=True, error_model="numpy", cache=True)(function)
         except RuntimeError:  # no folder for the cache
-            return njit(signature, **options)(function)
+            return njit(signature, nogil=True, error_model="numpy")(function)
 
     return compile_function
 

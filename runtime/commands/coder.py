@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from ugicm.runtime import coders
+from ugicm.runtime.coders import coder
 from ugicm.runtime.errors import BackendError
+
+
+def coder_name() -> str:
+    """One of `ugicm.runtime.coders.NAMES`. Raises BackendError: there is none."""
+    return coder().__name__.rsplit("_", 1)[-1]
 
 
 def coder_here() -> str:
     """Its name, or why there is none, in words."""
     try:
-        return coders.name()
+        return coder_name()
     except BackendError as error:
         return f"none works: {error}"

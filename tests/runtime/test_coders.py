@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.coders import chosen
 from tests.runtime.test_range_coder import random_frequencies
 from ugicm.runtime import coders
+from ugicm.runtime.commands.coder import coder_name
 from ugicm.runtime.errors import BackendError
 
 pytest.importorskip("numba")
@@ -72,15 +73,15 @@ def test_carries_reach_back_through_full_words() -> None:
 
 def test_the_first_that_is_installed_runs_and_another_when_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     coders.coder.cache_clear()
-    assert coders.name() == "constriction"
+    assert coder_name() == "constriction"
     with chosen("numba"):
-        assert coders.name() == "numba"
+        assert coder_name() == "numba"
     for wrong in ("zlib", "os.path"):
         with chosen(wrong), pytest.raises(BackendError, match=f"={wrong} names no range coder that is"):
             coders.coder()
     monkeypatch.setitem(sys.modules, "ugicm.runtime.coders.by_constriction", None)
     coders.coder.cache_clear()
-    assert coders.name() == "numba"
+    assert coder_name() == "numba"
     monkeypatch.setitem(sys.modules, "ugicm.runtime.coders.by_numba", None)
     coders.coder.cache_clear()
     with pytest.raises(BackendError, match="^no range coder that is installed; install constriction or numba"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.coders import each_coder  # noqa: F401
 from ugicm.runtime import range_coder
 from ugicm.runtime.coders import coder
-from ugicm.runtime.coders import name as coder_name
+from ugicm.runtime.commands.coder import coder_name
 from ugicm.runtime.encoder.range_encoder import encode
 from ugicm.runtime.errors import BundleError, CorruptFileError
 from ugicm.runtime.range_coder import decode
