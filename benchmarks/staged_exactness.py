@@ -4,7 +4,8 @@ A *machine* runs the graphs of the stages: ONNX Runtime at each optimisation lev
 each on one thread and on two. The `y` substream of each file is written by one of them, in turn, and read by all,
 through the guarded rounding and the range coder of the runtime, and every symbol is compared. In PyTorch all that a
 coder knows is of that float type, from `z` on. Three files in four have random latents, drawn from the rows of their
-own scales; the fourth is a piece of a picture. A bundle stands beside its checkpoint, as `ugicm export` writes it.
+own scales; the fourth is a piece of a picture. Wavefronts count each step as a stage. Codecs of several qualities are
+tried at their best. A bundle stands beside its checkpoint, as `ugicm export` writes it.
 Progress is saved, so that a long run can continue; `OMP_WAIT_POLICY=passive` keeps PyTorch from waiting busily.
 """
 
@@ -16,7 +17,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from ugicm import Codec
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import load
 from ugicm.export.source import Source
-from ugicm.export.staged_source import positions_mask, run_stages
+from ugicm.export.staged_source import positions_mask, run_stages, z_first
 from ugicm.runtime.additions import Guard
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
 from ugicm.runtime.bundle import Bundle
@@ -41,6 +42,7 @@ from ugicm.runtime.guard import CrowdedError, Rounding, halved
 from ugicm.runtime.schedule import WAVEFRONT, Schedule, Stage
 from ugicm.runtime.staged import Coded, Latents
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
+from ugicm.runtime.wavefront import Front
 
 SIZE = (512, 768)
 """Of the picture that each file stands for, in pixels."""
@@ -92,12 +94,33 @@ class Count:
     apart: float = 0.0
 
 
+def positions(stage: Stage, height: int, width: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """What indexes (rows, columns) at each call of a `Coded` for a stage: its mask, or the positions of each step."""
+    if stage.positions == WAVEFRONT:
+        yield from Front({}, set(), (1, height, width), np.float32).steps()
+    else:
+        yield (positions_mask(stage.positions, height, width),)
+
+
+class Placed:
+    """The positions of the stages of one file, call by call."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._size, self._steps = (height, width), dict[str, Iterator[tuple[np.ndarray, ...]]]()
+
+    def go_on(self, stage: Stage) -> tuple[Any, ...]:
+        """What indexes (channels of a stage, rows, columns) at its next call."""
+        if stage.graph not in self._steps:
+            self._steps[stage.graph] = positions(stage, *self._size)
+        return (slice(None), *next(self._steps[stage.graph]))
+
+
 def in_runtime(bundle: Bundle, schedule: Schedule, backend: OnnxRuntime) -> Walk:
     """The runtime's own way through the stages."""
     graphs = {name: backend.load(bundle.graph(name)[1], name) for name in ("h_s", *schedule.graphs)}
 
     def walk(z: np.ndarray, coded: Coded) -> None:
-        asking = Latents(bundle, z).decode(coded, lambda name, inputs: (name, inputs))
+        asking = Latents(bundle, z, bundle.manifest.qualities).decode(coded, lambda name, inputs: (name, inputs))
         drive(asking, lambda request: graphs[request[0]](request[1]))  # type: ignore[index]
 
     return walk
@@ -117,15 +140,20 @@ def in_torch(source: Source, dtype: torch.dtype, threads: int) -> Walk:
         return arrays
 
     def walk(z: np.ndarray, coded: Coded) -> None:
+        ratio = source.stride // source.latent_stride
+        placed = Placed(z.shape[2] * ratio, z.shape[3] * ratio)
+
         def symbols_of(stage: Stage, index: np.ndarray) -> np.ndarray:
-            there = positions_mask(stage.positions, *index.shape[2:])
-            found = coded(stage, index[0][:, there].ravel(), known_mean["mean"][0][:, there].ravel())
+            there, mean = placed.go_on(stage), known_mean["mean"]
+            mean = mean.T if stage.positions == WAVEFRONT else mean[0][there]
+            found = coded(stage, index[0][there].ravel(), mean.ravel())
             out = np.zeros(index.shape, index.dtype)
-            out[0][:, there] = found.reshape(index.shape[1], -1)
+            out[0][there] = found.reshape(index.shape[1], -1)
             return out
 
         torch.set_num_threads(threads)
-        run_stages(source, run, z.astype(np.float64 if dtype == torch.float64 else np.float32), symbols_of)
+        given = z.astype(np.float64 if dtype == torch.float64 else np.float32)
+        run_stages(source, run, given, symbols_of, source.qualities)
 
     return walk
 
@@ -145,8 +173,8 @@ class Small:
         self.codec = Codec.from_bundle(bundle, threads=1)
         self.bundle, self.pictures = self.codec.bundle, pictures
         schedule = self.bundle.manifest.schedule
-        if schedule is None or any(stage.positions == WAVEFRONT for stage in schedule.stages):
-            raise SystemExit(f"error: {bundle}: this benchmark reads codecs with stages of whole checkerboards")
+        if schedule is None:
+            raise SystemExit(f"error: {bundle}: not a codec with context, whose symbols are decoded in stages")
         self.guard = Guard(schedule.band_bits, schedule.block)
         self.rounding: Callable[..., Any] = Rounding if guarded else Unguarded
         self.skipped = self.bundle.y_tables.lengths == 0
@@ -166,11 +194,14 @@ class Small:
             picture = self.pictures[int(rng.integers(len(self.pictures)))]
             top, left = (int(rng.integers(0, max(n - s, 0) + 1)) for n, s in zip(picture.shape, SIZE, strict=False))
             piece = picture[top : top + SIZE[0], left : left + SIZE[1]]
-            ((y, z),) = analysis.analysed(self.codec.networks, [np.roll(piece, rng.integers(0, 512, 2), (0, 1))], 1)
+            ((y, z),) = analysis.analysed(
+                self.codec.networks, [np.roll(piece, rng.integers(0, 512, 2), (0, 1))], m.qualities
+            )
             return np.asarray(y), z
-        limit = m.hyper_channels and self.source.z_probabilities.shape[1] // 2
+        limit, first = self.source.z_probabilities.shape[1] // 2, z_first(self.source, m.qualities)
         size = (SIZE[0] // m.stride, SIZE[1] // m.stride)
-        return None, prior_samples(self.source.z_probabilities, 1, size, limit, step)
+        of_z = self.source.z_probabilities[first : first + m.hyper_channels]
+        return None, prior_samples(of_z, 1, size, limit, step)
 
     def written(self, walk: Walk, y: np.ndarray | None, z: np.ndarray, step: int) -> File:
         """A file by a machine; a crowded one again, with smaller blocks."""
@@ -178,6 +209,7 @@ class Small:
         while True:
             file, encoder = File(guard), StagedEncoder(self.bundle.y_tables)
             rounding, rng = self.rounding(guard, self.skipped), np.random.default_rng((32, step))
+            placed = Placed(*z.shape[2:]) if y is None else Placed(*y.shape[2:])
 
             def coded(
                 stage: Stage,
@@ -187,14 +219,14 @@ class Small:
                 encoder: StagedEncoder = encoder,
                 rounding: Any = rounding,
                 rng: np.random.Generator = rng,
+                placed: Placed = placed,
             ) -> np.ndarray:
                 shifts = rounding.shifts(index)
                 rows = rounding.rows(index, shifts)
                 if y is None:
                     values = rng.standard_normal(index.size) * self.source.scales[rows]
                 else:
-                    there = positions_mask(stage.positions, *y.shape[2:])
-                    values = y[0, slice(*stage.channels)][:, there].ravel() - mean
+                    values = y[0, slice(*stage.channels)][placed.go_on(stage)].ravel() - mean
                 symbols = np.rint(values).astype(np.int32)
                 encoder.shifts(shifts)
                 encoder.symbols(symbols, rows)

@@ -1,5 +1,7 @@
 """`ugicm export CHECKPOINT [-o BUNDLE]` or `python -m export.to_onnx …`: a checkpoint to a bundle, checked.
 
+Of a folder of checkpoints, `ugicm export DIR -o DIR` makes as many bundles and prints a table of them.
+
 Writes the graphs, the integer hyper-synthesis with its proof, the entropy tables and the manifest, after every
 graph has been compared with PyTorch in ONNX Runtime.
 """
@@ -26,6 +28,7 @@ from ugicm.calibration.exact.emit import to_onnx
 from ugicm.calibration.exact.integer import CalibrationError, Settings, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import CheckpointError, load
+from ugicm.export.folder import SUFFIXES, checkpoints, export_folder, print_rows
 from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
@@ -258,8 +261,9 @@ def _print_proof(console: Console, exact: ExactNetwork) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="ugicm export", description=__doc__)
-    p.add_argument("checkpoint", type=Path, help="a checkpoint of ugicm.training.train or of CompressAI")
+    p.add_argument("checkpoint", type=Path, help="a checkpoint, or a folder of them")
     p.add_argument("-o", "--output", type=Path, help="the bundle's folder (default: CHECKPOINT without its suffix)")
+    p.add_argument("--picture", type=Path, help="of a folder: code this image with each bundle, for bytes and times")
     p.add_argument("--part", choices=("encoder", "decoder", "both"), default="both", help="the half to write")
     p.add_argument("--arch", metavar="NAME", help="which CompressAI model it is; default: told by its keys")
     p.add_argument(
@@ -276,8 +280,39 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return p.parse_args(arguments)
 
 
+def _folder(args: argparse.Namespace, bits: dict[str, int]) -> int:
+    """Exports the checkpoints of a folder; returns the exit status."""
+    files, output = checkpoints(args.checkpoint), args.output or args.checkpoint
+    fault = ""
+    if args.arch is not None:
+        fault = "--arch is of one checkpoint; export it by itself"
+    elif args.picture is not None and args.part != "both":
+        fault = f"--picture needs both halves of a codec; leave --part {args.part} out"
+    elif not files:
+        fault = f"{args.checkpoint}: holds no checkpoint; they end in {', '.join(SUFFIXES)}"
+    elif output.exists() and not output.is_dir():
+        fault = f"{output}: is a file; name a folder with -o"
+    if fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+
+    def export(source: Source, bundle: Path) -> Manifest:
+        return export_bundle(source, bundle, args.part, args.calibration_images, bits)
+
+    try:
+        picture = None if args.picture is None else read_image(args.picture)
+    except UgicError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = export_folder(files, output, export, (CheckpointError, ExportError), picture)
+    return print_rows(rows, picture is not None)
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    bits = {name: value for name in BITS if (value := getattr(args, name)) is not None}
+    if args.checkpoint.is_dir():
+        return _folder(args, bits)
     output = args.output or args.checkpoint.with_name(args.checkpoint.name.removesuffix(".tar")).with_suffix("")
     if output == args.checkpoint:
         output = args.checkpoint.with_name(args.checkpoint.name + ".bundle")
@@ -296,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
             output,
             args.part,
             args.calibration_images,
-            {name: value for name in BITS if (value := getattr(args, name)) is not None},
+            bits,
             console,
         )
     except (CheckpointError, ExportError, UgicError) as error:
