@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ugicm import Codec
+from ugicm.runtime.encoder.quality import default_quality
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.output import make_folder, write_atomically
 from ugicm.runtime.measures.metrics import ms_ssim, psnr
-from ugicm.runtime.qualities import default_quality
 from ugicm.training.curves import Curve, bd_rate, mean_curve, pillow_picture
 
 OURS = "ugicm-fast"

@@ -25,9 +25,9 @@ from benchmarks.compressai_decode import pack
 from benchmarks.spending import spend
 from ugicm import Codec
 from ugicm.models.entropy import compressai_module
+from ugicm.runtime.encoder.quality import DEFAULT_QUALITY
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.pictures import generated_image
-from ugicm.runtime.qualities import DEFAULT_QUALITY
 
 OURS, THEIRS, PYTHON = "ugicm decode", "script with CompressAI", "python -c pass"
 EXPLAINED = {

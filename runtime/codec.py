@@ -17,9 +17,8 @@ from ugicm.runtime import flow, range_coder
 from ugicm.runtime.backends import Backend, open_backend
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.conditions import condition_vectors
-from ugicm.runtime.errors import BackendError, QualityError, UsageError
+from ugicm.runtime.errors import BackendError, UsageError
 from ugicm.runtime.graphs.run import Networks
-from ugicm.runtime.qualities import default_quality
 
 if TYPE_CHECKING:
     from ugicm.runtime.many.pipeline import Outcome, Source
@@ -103,30 +102,29 @@ class Codec:
         for decode "entropy", "exact", "context", "g_s"."""
         return self.networks.timings
 
-    def encode(self, image: np.ndarray, quality: int | None = None, effort: int = 0) -> bytes:
+    def encode(self, image: np.ndarray, quality: float | None = None, effort: int = 0, **target: float | None) -> bytes:
         """Compresses an image.
 
         Args:
             image: (H, W, 3) uint8 RGB, each side 1 to 65535.
-            quality: 1 (smallest) to `qualities`; None is 4, or the best of a codec with fewer.
+            quality: 1 (smallest) to `qualities`, and between (see `ugicm.runtime.between`); None is 4, or the best of a
+                codec with fewer.
             effort: 0, or 1 or 2 for 5 or 10 steps of a search for better latents, which any decoder reads.
+            target: in place of a quality `target_bpp`, bits a pixel, or `target_psnr`, dB, to come near to, or
+                `max_bytes`, not to be exceeded.
 
         Returns:
             The bytes of a .ugic file.
 
         Raises:
             ImageError: not such an array.
-            QualityError: out of range.
+            QualityError: out of range, or a target that no quality meets.
             PartError: a bundle of the decoder only.
-            UsageError: no such effort, or none that this codec or backend can take.
+            UsageError: no such effort or target, or none that this codec or backend can take.
         """
-        if effort:
-            from ugicm.runtime.effort import search
+        from ugicm.runtime.encoder import entry
 
-            return self.answer(search.encode(self.networks, image, self.quality(quality), effort))
-        from ugicm.runtime.encoder.flow import encoding
-
-        return self.answer(encoding(self.bundle, image, self.quality(quality)))
+        return entry.encode(self.networks, self.answer, image, quality, effort, **target)
 
     def decode(
         self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None
@@ -173,14 +171,6 @@ class Codec:
         return encode_many(self, sources, **options)
 
     # ---- what is asked for, checked
-
-    def quality(self, asked: int | None) -> int:
-        """The quality that is meant: None is the default. Raises QualityError for one that the codec does not have."""
-        if asked is None:
-            return default_quality(self.qualities)
-        if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or not 1 <= asked <= self.qualities:
-            raise QualityError(f"quality {asked!r} is not one of this codec's: 1 to {self.qualities}")
-        return int(asked)
 
     def condition(self, asked: str | float | None) -> np.ndarray | None:
         """(1, D) float32 vectors of a condition, None for a codec without. Raises ConditionError."""

@@ -176,7 +176,7 @@ def parse(bundle: Bundle, data: bytes, name: str) -> Bitstream:
     if (stream.guard is not None) != (bundle.manifest.schedule is not None):
         raise CorruptFileError(f"{name}: its header and its codec disagree on stages; get the file again")
     if stream.quality > bundle.manifest.qualities:
-        raise CorruptFileError(
-            f"{name}: quality {stream.quality} in a codec of {bundle.manifest.qualities}; get it again"
-        )
+        from ugicm.runtime.between import check_byte
+
+        check_byte(bundle, stream.quality, name)
     return stream

@@ -1,10 +1,14 @@
-"""The quality that is meant where none is named."""
+"""The gains that a quality byte of a file names."""
 
 from __future__ import annotations
 
-DEFAULT_QUALITY = 4
+import numpy as np
 
 
-def default_quality(qualities: int) -> int:
-    """The quality of a codec with so many, 1 to `qualities`, where none is named: 4, or its best if it has fewer."""
-    return min(DEFAULT_QUALITY, qualities)
+def gains_of(gains: np.ndarray, byte: int) -> np.ndarray:
+    """(1, M, 1, 1) float32: a row of `gains`, (qualities, M, 1, 1), or between two; see `ugicm.runtime.between`."""
+    if byte <= len(gains):
+        return gains[byte - 1 : byte]
+    from ugicm.runtime.between import between
+
+    return between(gains, byte)

@@ -6,10 +6,10 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ugicm.runtime import bitstream
 from ugicm.runtime.commands import streams
@@ -23,7 +23,8 @@ from ugicm.runtime.commands.cli import (
     printable,
     run,
 )
-from ugicm.runtime.errors import QualityError, UgicError
+from ugicm.runtime.encoder.quality import DEFAULT_QUALITY, default_quality, quality_byte
+from ugicm.runtime.errors import QualityError, UgicError, UsageError
 from ugicm.runtime.files import sections
 from ugicm.runtime.files.images import readable_suffixes
 from ugicm.runtime.files.output import make_folder, output_folder, output_names, write_atomically
@@ -32,13 +33,13 @@ from ugicm.runtime.files.tree import keep_times, size_of
 from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
 from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
-from ugicm.runtime.qualities import DEFAULT_QUALITY, default_quality
 
 if TYPE_CHECKING:
     from ugicm.runtime.codec import Codec
 
 _LOGGER = logging.getLogger("ugicm")
 EFFORTS = (0, 1, 2)
+TARGETS = ("target_bpp", "target_psnr", "max_bytes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-q",
         "--quality",
         metavar="Q",
-        help=f"1, the smallest file, up to the codec's best; default {DEFAULT_QUALITY}",
+        help=f"1, the smallest file, up to the codec's best, and between, as 4.3; default {DEFAULT_QUALITY}",
     )
+    for option, metavar, words in (
+        ("--target-bpp", "BPP", "in place of a quality: the one that comes nearest to so many bits a pixel"),
+        ("--target-psnr", "DB", "in place of a quality: the one whose human view comes nearest to such a PSNR"),
+        ("--max-bytes", "N", "in place of a quality: the best whose file is no longer than so many bytes"),
+    ):
+        parser.add_argument(option, type=float, metavar=metavar, help=words)
     parser.add_argument(
         "--effort",
         type=int,
@@ -86,18 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(parser, _encode, arguments)
 
 
-def parse_quality(text: str | None, qualities: int) -> int:
-    """The quality that `text` names, None the default. Raises QualityError."""
+def parse_quality(text: str | None, qualities: int, whole: bool = False) -> float:
+    """The quality that `text` names, None the default. Raises QualityError: none, or no whole one where one must be."""
     if text is None:
         return default_quality(qualities)
     try:
-        quality = int(text)
+        quality = float(text)
     except ValueError:
         quality = 0
-    if not 1 <= quality <= qualities:
-        legal = "1, the only one of this codec" if qualities == 1 else f"a whole number from 1 to {qualities}"
+    if not 1 <= quality <= qualities or (whole and quality != int(quality)):
+        legal = f"a {'whole ' * whole}number from 1 to {qualities}"
+        legal = "1, the only one of this codec" if qualities == 1 else legal
         raise QualityError(f"quality '{text}' is not one of this codec's; use {legal}")
-    return quality
+    return int(quality) if quality == int(quality) else quality
 
 
 @dataclass(frozen=True)
@@ -125,12 +133,16 @@ class Encoded:
 
 
 def encode_picture(
-    codec: Codec, source: Path | bytes, quality: int, keeping: Keeping, name: str, effort: int = 0
+    codec: Codec, source: Path | bytes, quality: float | None, keeping: Keeping, name: str, **wish: Any
 ) -> Encoded:
     """Encode a picture file with what it holds besides pixels. One warning says what had to be converted or dropped.
 
+    Args:
+        wish: effort and target, as for `Codec.encode`; a size is that of the whole file.
+
     Raises:
         ImageError: see `picture.read_picture`.
+        QualityError: see `Codec.encode`.
     """
     picture = read_picture(source, keeping.keep_profile, name)
     notes = list(picture.notes)
@@ -142,25 +154,31 @@ def encode_picture(
     if notes:
         _LOGGER.warning("%s: %s", name, ", ".join(notes))
     started = time.perf_counter()
-    data = codec.encode(picture.pixels, quality, effort)
-    milliseconds = (time.perf_counter() - started) * 1e3
-    data = sections.attach(data, picture)
+    data = codec.encode(picture.pixels, quality, **wish)
+    whole = sections.attach(data, picture)
+    limit, more = wish.get("max_bytes"), len(whole) - len(data)
+    if limit is not None and more:
+        if more >= limit:
+            raise QualityError(f"{name}: holds {more:,} bytes besides pixels, of {limit:,.0f} allowed; use --strip")
+        whole = sections.attach(codec.encode(picture.pixels, quality, **{**wish, "max_bytes": limit - more}), picture)
+    data, milliseconds = whole, (time.perf_counter() - started) * 1e3
     height, width = picture.pixels.shape[:2]
     return Encoded(data, width, height, sections.sizes(bitstream.parse(data)), milliseconds)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How each process of a folder run encodes: the bundle (None: the shipped one), the quality, backend and effort."""
+    """How each process of a folder run encodes: the bundle (None: the shipped one), the quality, the backend; `wish` is
+    as for `encode_picture`."""
 
     bundle: Path | None
-    quality: int
+    quality: float | None
     backend: str = "onnxruntime"
     precision: str | None = None
     threads: int = 1
     keeping: Keeping = Keeping()
     preserve: bool = False
-    effort: int = 0
+    wish: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Opens the codec, by default on one thread: the processes share the CPUs already."""
@@ -171,7 +189,7 @@ class Encoding:
 
         def encode(source: Path, outputs: tuple[Path, ...]) -> Figures:
             size = size_of(source)
-            found = encode_picture(codec, source, self.quality, self.keeping, str(source), self.effort)
+            found = encode_picture(codec, source, self.quality, self.keeping, str(source), **self.wish)
             make_folder(outputs[0].parent, parents=True)
             write_atomically(outputs[0], found.data)
             if self.preserve:
@@ -186,9 +204,17 @@ def _encode(options: argparse.Namespace) -> int:
 
     keep_freed()
     keeping = Keeping(options.strip, options.keep_profile, options.opaque)
+    targets = {name: getattr(options, name) for name in TARGETS if getattr(options, name) is not None}
+    wish = {"effort": options.effort, **targets}
+    if len(targets) + (options.quality is not None) > 1:
+        raise UsageError("give one of --quality, --target-bpp, --target-psnr and --max-bytes")
+
+    def asked_quality(qualities: int) -> float | None:
+        return None if targets else parse_quality(options.quality, qualities)
+
     if folder_mode(options, options.images):
         codec = Codec.from_bundle(options.bundle, backend=options.backend, precision=options.precision)
-        quality = parse_quality(options.quality, codec.qualities)
+        quality = asked_quality(codec.qualities)
         recipe = Encoding(
             options.bundle,
             quality,
@@ -197,7 +223,7 @@ def _encode(options: argparse.Namespace) -> int:
             options.threads or 1,
             keeping,
             options.preserve,
-            options.effort,
+            wish,
         )
 
         def made_so(output: Path) -> bool:
@@ -206,7 +232,9 @@ def _encode(options: argparse.Namespace) -> int:
                     header = bitstream.read_header(handle.read(bitstream.HEADER_BYTES))
             except (OSError, UgicError):
                 return False
-            return (header.codec_id, header.quality) == (codec.codec_id, quality)
+            if quality is None:  # the header does not tell which target was met
+                return False
+            return (header.codec_id, header.quality) == (codec.codec_id, quality_byte(quality, codec.bundle))
 
         suffixes = readable_suffixes()
         return run_folder("encode", options.images[0], recipe, suffixes, ".ugic", (), options, made_so)
@@ -224,12 +252,12 @@ def _encode(options: argparse.Namespace) -> int:
         threads=options.threads,
         entropy_workers=options.entropy_workers,
     )
-    quality = parse_quality(options.quality, codec.qualities)
+    quality = asked_quality(codec.qualities)
 
     def encode(index: int, path: Path) -> None:
         piped = path == streams.STANDARD
         source = streams.read_standard() if piped else path
-        found = encode_picture(codec, source, quality, keeping, str(path), options.effort)
+        found = encode_picture(codec, source, quality, keeping, str(path), **wish)
         (output,) = names[index]
         if standard:
             streams.write_standard(found.data)

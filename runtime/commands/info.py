@@ -7,18 +7,20 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ugicm.runtime import bitstream
+from ugicm.runtime.between import quality_of
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.catalogue import find_bundle
 from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
 from ugicm.runtime.commands.coder import coder_here
-from ugicm.runtime.errors import CodecMismatchError
+from ugicm.runtime.errors import BundleError, CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT
 from ugicm.runtime.files import sections
-from ugicm.runtime.manifest import MANIFEST
+from ugicm.runtime.manifest import MANIFEST, read_manifest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +109,7 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
         "file": str(path),
         "version": stream.version,
         "codec_id": stream.codec_id.hex(),
-        "quality": stream.quality,
+        "quality": _quality(stream.quality, bundle),
         "width": stream.width,
         "height": stream.height,
         "bytes": len(data),
@@ -122,6 +124,14 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
         "bundle": bundle,
         "coder": coder_here(),
     }
+
+
+def _quality(byte: int, bundle: str | None) -> float:
+    """The quality that a byte names in a bundle's codec; the byte itself where nothing tells."""
+    with suppress(BundleError, ValueError):
+        qualities = byte if bundle is None else read_manifest(Path(bundle)).qualities
+        return byte if byte <= qualities else quality_of(byte, qualities)
+    return byte
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -8,8 +8,9 @@ whose graphs can be differentiated has efforts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +19,23 @@ from ugicm.runtime.effort.distortion import Distortion, context_graph, distortio
 from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
 from ugicm.runtime.effort.steps import Latents, Schedule, descend
-from ugicm.runtime.encoder.analysis import analysed, hyper_latents, padded, symbols_of
+from ugicm.runtime.effort.targets import BPP, PSNR, Target, meet, meet_refined
+from ugicm.runtime.encoder.analysis import hyper_latents, padded, symbols_of
 from ugicm.runtime.encoder.flow import check_image, writing
-from ugicm.runtime.errors import UsageError
-from ugicm.runtime.flow import Flow
+from ugicm.runtime.encoder.quality import ladder, quality_byte
+from ugicm.runtime.errors import QualityError, UsageError
+from ugicm.runtime.flow import Flow, decoding
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.graphs.tiles import measured_reach, tiles
+from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.symbols import checkerboard, z_rows
 
 SCHEDULES = {1: Schedule(5, 0.2, 0.6), 2: Schedule(10, 0.1, 0.8)}
 """By effort; 0 takes no step."""
 SCALED_DOWN = np.float32(1.15)
+STEEPER = 1.15
+"""The price at the picture itself over the one between it and the picture scaled down: it rises with quality."""
 LARGEST_WINDOW = 2**20  # pixels whose activations are kept for the backward pass
 
 
@@ -56,19 +63,73 @@ def check_effort(effort: int) -> int:
     return int(effort)
 
 
-def encode(networks: Networks, image: np.ndarray, quality: int, effort: int) -> Flow[bytes]:
-    """An (H, W, 3) uint8 image to the bytes of a .ugic file of a legal quality; the search runs on `networks`.
+def encode(
+    networks: Networks,
+    answer: Callable[[Flow[Any]], Any],
+    image: np.ndarray,
+    quality: float | None,
+    effort: int,
+    target: Target | None,
+) -> bytes:
+    """The .ugic file of an (H, W, 3) uint8 image, of a quality or to meet a target; `answer` is `Codec.answer`.
 
     Raises:
         ImageError: not such an array.
+        QualityError: no such quality, or a target that no quality meets.
         UsageError: no such effort, or none is possible with this codec or backend.
     """
     height, width = check_image(image)
-    schedule = SCHEDULES[check_effort(effort)]
-    search = Search(networks, image)
-    coded = search.analysed(quality)
-    y = search.refined(coded, quality, schedule)
-    return writing(networks.bundle, y, coded.z, quality, height, width)
+    schedule = SCHEDULES.get(check_effort(effort))
+    bundle = networks.bundle
+    search = Search(networks, image) if schedule else None
+    latents = Analysis(networks, image)
+
+    def written(byte: int, refined: bool) -> bytes:
+        y, z = latents(byte)
+        if refined and search and schedule:
+            y = search.refined(y, z, byte, schedule)
+        return bytes(answer(writing(bundle, y, z, byte, height, width)))
+
+    if target is None:
+        return written(quality_byte(quality, bundle), True)
+    steps = ladder(bundle)
+    if len(steps) == 1:
+        raise QualityError(f"{bundle.path}: {target.kind} needs a codec of several qualities; this has one")
+
+    @cache
+    def file(step: int, refined: bool) -> bytes:
+        return written(steps[step], refined)
+
+    @cache
+    def measure(step: int, refined: bool = False) -> float:
+        data = file(step, refined)
+        if target.kind == PSNR:
+            vector = condition_vectors(bundle, None, networks.condition)
+            (picture,) = answer(decoding(bundle, data, "the file", [vector], None))
+            return psnr(image, np.asarray(picture))
+        return len(data) * (8 / (height * width) if target.kind == BPP else 1)
+
+    if schedule is not None:
+        step = meet_refined(measure, lambda step: measure(step, True), target, len(steps))
+        if step is not None:
+            return file(step, True)
+    return file(meet(measure, target, len(steps)), False)
+
+
+class Analysis:
+    """The latents of a picture at any quality; `g_a` runs once."""
+
+    def __init__(self, networks: Networks, image: np.ndarray) -> None:
+        bundle = networks.bundle
+        ones = np.ones((1, bundle.manifest.latent_channels, 1, 1), np.float32)
+        self._networks = networks
+        self._raw = np.asarray(networks.run("g_a", image=padded([image], bundle.manifest.stride), gain=ones))
+
+    def __call__(self, byte: int) -> tuple[np.ndarray, np.ndarray]:
+        """(y, int32 `z`), as the encoder takes them without effort."""
+        gain = gains_of(self._networks.bundle.gain, byte)
+        y: np.ndarray = self._raw * gain
+        return y, hyper_latents(self._networks, y, gain)
 
 
 class Search:
@@ -95,14 +156,8 @@ class Search:
         self.inside[:, : image.shape[0], : image.shape[1]] = 1
         self.rate = Rate(bundle.y_tables)
 
-    def analysed(self, quality: int) -> Coded:
-        """The latents of the picture as the encoder takes them without effort."""
-        ((y, z),) = analysed(self.networks, [self.image], quality)
-        return self.coded(y, z)
-
-    def coded(self, y: np.ndarray, z: np.ndarray | None = None) -> Coded:
-        """Latents, after the gain, with what their `z` decides."""
-        z = hyper_latents(self.networks, y) if z is None else z
+    def coded(self, y: np.ndarray, z: np.ndarray) -> Coded:
+        """Latents, after the gain, and their `z` with what it decides."""
         rows, mean = self.networks.scales_and_means(z)
         return Coded(y, z, rows, np.zeros_like(y) if mean is None else mean)
 
@@ -118,16 +173,17 @@ class Search:
         difference = picture.astype(np.float32) - self.padded
         return bits, float((np.square(difference) * self.inside).sum(dtype=np.float64))
 
-    def refined(self, coded: Coded, quality: int, schedule: Schedule) -> np.ndarray:
-        """`y` after the steps of a schedule, or as it was where that is cheaper."""
+    def refined(self, y: np.ndarray, z: np.ndarray, quality: int, schedule: Schedule) -> np.ndarray:
+        """`y` after the steps of a schedule, or as it was where that is cheaper; `z` stays."""
+        coded, lower = self.coded(y, z), y / SCALED_DOWN
         bits, squares = self.cost(coded, quality)
-        fewer, more = self.cost(self.coded(coded.y / SCALED_DOWN), quality, float(SCALED_DOWN))
+        fewer, more = self.cost(self.coded(lower, hyper_latents(self.networks, lower)), quality, float(SCALED_DOWN))
         if not (bits > fewer and more > squares):
-            return coded.y  # a picture so flat that scaling saves nothing
-        price = (bits - fewer) / (more - squares)  # bits for a squared difference of one level
-        y = self._descended(coded, quality, schedule, price)
-        new_bits, new_squares = self.cost(Coded(y, coded.z, coded.rows, coded.mean), quality)
-        return y if new_bits + price * new_squares < bits + price * squares else coded.y
+            return y  # a picture so flat that scaling saves nothing
+        price = STEEPER * (bits - fewer) / (more - squares)  # bits for a squared difference of one level
+        found = replace(coded, y=self._descended(coded, quality, schedule, price))
+        new_bits, new_squares = self.cost(found, quality)
+        return found.y if new_bits + price * new_squares < bits + price * squares else y
 
     def _descended(self, coded: Coded, quality: int, schedule: Schedule, price: float) -> np.ndarray:
         height, width = coded.y.shape[2:]
@@ -136,7 +192,7 @@ class Search:
         distort = Distortion(
             self.padded.astype(np.float32),
             self.inside * np.float32(price),
-            bundle.inverse_gain[quality - 1 : quality],
+            gains_of(bundle.inverse_gain, quality),
             [(1.0, graph)],
             tiles(height, width, self._reach(height, width, quality), self._window),
         )

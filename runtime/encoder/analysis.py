@@ -10,6 +10,7 @@ import numpy as np
 
 from ugicm.runtime.encoder.rounding import channels, quantise, round_z
 from ugicm.runtime.graphs.run import Networks, each, joined
+from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.symbols import checkerboard, padded_size
 
 LARGEST_FLOAT = 2**24  # integers up to it are float32
@@ -18,7 +19,7 @@ LARGEST_FLOAT = 2**24  # integers up to it are float32
 def analysed(networks: Networks, images: Sequence[np.ndarray], quality: int) -> list[tuple[Any, np.ndarray]]:
     """(y, int32 `z`) of (H, W, 3) uint8 images that are of one size once padded."""
     bundle = networks.bundle
-    gain = bundle.gain[quality - 1 : quality]
+    gain = gains_of(bundle.gain, quality)
     y = networks.run("g_a", image=padded(images, bundle.manifest.stride), gain=gain)
     z = hyper_latents(networks, y, gain)
     return [(y[part], z[part]) for part in each(images)]

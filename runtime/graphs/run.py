@@ -22,6 +22,7 @@ from ugicm.runtime.backends import Backend, Graph
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError
 from ugicm.runtime.graphs.area import TILED, Area
+from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.symbols import checkerboard
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Networks:
 
     def pictures(self, y_hat: Any, quality: int, vectors: Sequence[np.ndarray | None]) -> Any:
         """Yields (n, H, W, 3) uint8, padded, for each condition's vectors; what none touches runs once."""
-        inputs = {"y_hat": y_hat, "inverse_gain": self.bundle.inverse_gain[quality - 1 : quality]}
+        inputs = {"y_hat": y_hat, "inverse_gain": gains_of(self.bundle.inverse_gain, quality)}
         trunk = "g_s_trunk" in self.bundle.manifest.graphs
         conditions = [{} if vector is None else {"condition": vector} for vector in vectors]
         if not self.area.whole("g_s", *y_hat.shape[2:]):

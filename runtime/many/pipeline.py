@@ -26,6 +26,7 @@ from ugicm.runtime.backends import Backend
 from ugicm.runtime.backends.gpu.device import DeviceArray
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.flow import encoding
+from ugicm.runtime.encoder.quality import quality_byte
 from ugicm.runtime.errors import ImageError, UgicError, UsageError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.graphs.run import Networks
@@ -41,8 +42,6 @@ class Codec(Protocol):
     bundle: Bundle
     backend: Backend
     networks: Networks
-
-    def quality(self, asked: int | None) -> int: ...
 
     def condition(self, asked: str | float | None) -> np.ndarray | None: ...
 
@@ -127,7 +126,7 @@ def decode_many(
 def encode_many(
     codec: Codec,
     sources: Iterable[Source],
-    quality: int | None = None,
+    quality: float | None = None,
     *,
     workers: int | None = None,
     ahead: int | None = None,
@@ -148,7 +147,7 @@ def encode_many(
         QualityError, PartError, UsageError: what no image could change.
     """
     codec.bundle.graph("g_a")
-    meant = codec.quality(quality)
+    meant = quality_byte(quality, codec.bundle)
 
     def begin(number: int, source: Source) -> flow.Flow[bytes]:
         return encoding(codec.bundle, _image(source), meant)

@@ -3,6 +3,7 @@
 // file → z → exact path → rows, means → symbols → context → y_hat → g_s_trunk → features → g_s, for each preference
 
 import { OPACITY } from "./additions.js";
+import { gainsOf, qualityOf } from "./between.js";
 import { Bundle } from "./bundle.js";
 import { parse, symbolChecksum } from "./container.js";
 import { CodecMismatchError, ConditionError, CorruptFileError, DesynchronisedError } from "./errors.js";
@@ -107,8 +108,7 @@ export class Codec {
     const shape = [1, manifest.latent_channels, z.shape[2] * ratio, z.shape[3] * ratio];
     const yHat = await this.latents(symbols, mean, shape);
     clock.lap("context");
-    const start = (stream.quality - 1) * manifest.latent_channels;
-    const gain = inverseGain.slice(start, start + manifest.latent_channels);
+    const gain = gainsOf(inverseGain, stream.quality, manifest.qualities, manifest.latent_channels);
     /** @type {Record<string, Tensor>} */
     let shared = { y_hat: yHat, inverse_gain: this.runtime.tensor(gain, [1, gain.length, 1, 1]) };
     if (this.graphs.has("g_s_trunk")) shared = { features: await this.run("g_s_trunk", shared) };
@@ -157,8 +157,11 @@ export class Codec {
     if (stream.guard) {
       throw new CorruptFileError(`${name}: its header and its codec disagree on stages; get the file again`);
     }
-    if (stream.quality > qualities) {
-      throw new CorruptFileError(`${name}: quality ${stream.quality} in a codec of ${qualities}; get it again`);
+    if (Number.isNaN(qualityOf(stream.quality, qualities))) {
+      throw new CorruptFileError(
+        `${name}: quality byte ${stream.quality} names no quality of a codec that has ${qualities}; ` +
+          "get the file again, or name a newer bundle of its codec with --bundle",
+      );
     }
     return stream;
   }

@@ -1,5 +1,6 @@
 // The decoder in a worker, so that the page stays responsive. One question is answered after the other.
 
+import { qualityOf } from "./between.js";
 import { Codec } from "./codec.js";
 import { BackendError, plain } from "./errors.js";
 
@@ -25,7 +26,8 @@ const ANSWERS = {
     decoded = null;
     decoded = await codec.read(new Uint8Array(data), name);
     const { stream, checksum, milliseconds } = decoded;
-    const { width, height, quality, codecId, version } = stream;
+    const { width, height, codecId, version } = stream;
+    const quality = qualityOf(stream.quality, codec.bundle.manifest.qualities);
     const sections = stream.sections.map(({ type, data: { length } }) => ({ type, length }));
     return { width, height, quality, codecId, version, checksum, sections, substreams: stream.y.length, milliseconds };
   },

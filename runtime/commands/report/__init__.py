@@ -14,10 +14,10 @@ from rich.text import Text
 from ugicm.runtime.commands.cli import Parser, add_threads_option, for_each, printable, run
 from ugicm.runtime.commands.encode import parse_quality
 from ugicm.runtime.commands.report.page import Section, page, section
+from ugicm.runtime.encoder.quality import DEFAULT_QUALITY
 from ugicm.runtime.errors import OutputError, UsageError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.output import write_atomically
-from ugicm.runtime.qualities import DEFAULT_QUALITY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def _report(options: argparse.Namespace) -> int:
 
     _check_output(options.output, options.images)
     codec = Codec.from_bundle(options.bundle, threads=options.threads)
-    quality = parse_quality(options.quality, codec.qualities)
+    quality = int(parse_quality(options.quality, codec.qualities, whole=True))
     for graph in ("g_a", "g_s"):  # half a codec refuses before any work
         codec.bundle.graph(graph)
     sections: list[Section] = []

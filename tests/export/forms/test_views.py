@@ -24,12 +24,12 @@ from ugicm.export.ugicm import HeadGraph, ugicm_source
 from ugicm.models.ugicm import UGICM
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.encoder.quality import DEFAULT_QUALITY
 from ugicm.runtime.errors import BundleError
 from ugicm.runtime.graphs.run import VIEWS_KEPT
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.weights import graph_weights
-from ugicm.runtime.qualities import DEFAULT_QUALITY
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "v1" / "bundle"
 BACKEND = OnnxRuntime(threads=1)

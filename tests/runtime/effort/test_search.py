@@ -84,7 +84,7 @@ def test_the_cheaper_of_plain_and_refined_is_kept(
 
 def test_windows_give_the_gradient_of_the_whole(codec: Codec, photograph: np.ndarray) -> None:
     bundle, found = codec.bundle, search.Search(codec.networks, photograph[:128, :192])
-    coded = found.analysed(5)
+    coded = found.coded(*search.Analysis(codec.networks, photograph[:128, :192])(5))
     y_hat = codec.networks.latents(symbols_of(codec.networks, coded.y, coded.rows, coded.mean), coded.mean)
     graph = derived(codec.networks, "distortion", partial(distortion_graph, bundle, found.vector))
     parts = [Tile(Span(0, 8, 0, 8), Span(0, 12, 0, 12))], tiles(8, 12, 2, 40)
