@@ -79,9 +79,7 @@ class Rounding:
         """
         v = self._cells(s, f"{name}: a stage")
         moved = np.flatnonzero(shifts)
-        # An encoder whose v differs by at most 1 had to reject every shift before the one it chose.
-        possible = self._forbidden(v[moved] - 1) | self._forbidden(v[moved] + 1)
-        if np.any(~possible & (np.arange(SHIFTS) < shifts[moved, None])):
+        if moved.size and not self._plausible(v[moved], shifts[moved]):
             raise CorruptFileError(
                 f"{name} is damaged: a shift is not the first that is free; copy or download it again, "
                 "or check this machine with ugicm verify"
@@ -92,6 +90,11 @@ class Rounding:
         np.clip(v, 0, self._rows - 1, out=v)
         flat = v.reshape(-1)[: s.size]
         return flat.astype(np.uint8) if self._rows <= 256 else flat.astype(np.uint16)
+
+    def _plausible(self, v: NDArray[Any], shifts: NDArray[np.uint8]) -> bool:
+        """Whether an encoder whose v differ by at most 1 had to reject every shift before the one it chose."""
+        possible = self._forbidden(v - 1) | self._forbidden(v + 1)
+        return not np.any(~possible & (np.arange(SHIFTS) < shifts[:, None]))
 
     def _cells(self, s: NDArray[np.floating[Any]], where: str) -> NDArray[Any]:
         """v of each index, (blocks, block); the last block is filled up far from every edge that matters."""
