@@ -45,18 +45,22 @@ def damaged(data: bytes, kind: str, rng: np.random.Generator) -> bytes:
 def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.corruption", description=__doc__)
     p.add_argument("folder", type=Path, help="folder of PNG images")
-    p.add_argument("--bundle", type=Path, help="default: the shipped one")
+    p.add_argument("--bundle", type=Path, nargs="+", help="one or several; default: the shipped one")
+    p.add_argument("--side", type=int, default=256, help="of the images, which are cut to squares (default: 256)")
     p.add_argument("--changes", type=int, default=100_000)
     p.add_argument("--truncations", type=int, default=10_000)
     p.add_argument("--forgeries", type=int, default=10_000)
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(arguments)
     console = Console()
-    codec = Codec.from_bundle(args.bundle, threads=1)
     rng = np.random.default_rng(args.seed)
-    images = [read_image(f)[:256, :256] for f in sorted(args.folder.glob("*.png"))[:4]]
-    files = [codec.encode(image, q) for image in images for q in (1, 4, 8)]
-    good = [codec.decode(f) for f in files]
+    images = [read_image(f)[: args.side, : args.side] for f in sorted(args.folder.glob("*.png"))[:4]]
+    files = []
+    for bundle in args.bundle or [None]:
+        codec = Codec.from_bundle(bundle, threads=1)
+        qualities = sorted({min(q, codec.qualities) for q in (1, 4, 8)})
+        files += [(codec, codec.encode(image, q)) for image in images for q in qualities]
+    good = [codec.decode(data) for codec, data in files]
     before = peak_mb()
     table = Table("damage", "files", "outcome", "count", "slowest ms")
     silent = 0
@@ -65,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         slowest = 0.0
         for _ in range(count):
             i = int(rng.integers(len(files)))
-            data = damaged(files[i], kind, rng)
+            codec = files[i][0]
+            data = damaged(files[i][1], kind, rng)
             started = time.perf_counter()
             try:
                 out = codec.decode(data)

@@ -18,8 +18,10 @@ from ugicm.export.compressai_zoo import ZooModel
 from ugicm.export.float_layers import float_layers
 from ugicm.export.lowering import lower
 from ugicm.export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
+from ugicm.export.staged_source import BAND_BITS, BLOCK, ScaleIndex
 from ugicm.models.entropy import bottleneck_probabilities
 from ugicm.models.macs import count_macs
+from ugicm.runtime.schedule import ALL, Schedule, Stage
 
 LATENT_STRIDE = 16
 HYPER_STRIDE = 64
@@ -79,6 +81,32 @@ class MeanGraph(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.h_s(z + self.medians)
+
+
+class HyperGraph(nn.Module):
+    """The whole of `h_s` in float: `z` minus its medians to scales, then means where there are any."""
+
+    medians: Tensor
+
+    def __init__(self, h_s: nn.Module, medians: Tensor) -> None:
+        super().__init__()
+        self.h_s = lower(cast(nn.Sequential, h_s))
+        self.register_buffer("medians", medians)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.h_s(z + self.medians)
+
+
+class ScalesGraph(nn.Module):
+    """The outputs of `HyperGraph` to continuous scale indexes and means, which are 0 where there are none."""
+
+    def __init__(self, index: nn.Module, has_means: bool) -> None:
+        super().__init__()
+        self.index, self.has_means = index, has_means
+
+    def forward(self, hyper: Tensor) -> tuple[Tensor, Tensor]:
+        scales, mean = hyper.chunk(2, 1) if self.has_means else (hyper, torch.zeros_like(hyper))
+        return self.index(scales), mean
 
 
 class SynthesisGraph(nn.Module):
@@ -151,6 +179,33 @@ def _graphs(model: Any, medians: Tensor, hyperprior: bool) -> dict[str, GraphSou
     return graphs
 
 
+def _guarded(source: Source, model: Any, medians: Tensor) -> Source:
+    """A source of a hyperprior model whose scales are guarded floats, in one stage of all latents."""
+    generator, ratio, stage = torch.Generator().manual_seed(7), HYPER_STRIDE // LATENT_STRIDE, "scales"
+    h_s = HyperGraph(model.h_s, medians)
+    scales = ScalesGraph(ScaleIndex(source.scales), _has_means(model))
+
+    def of_z(h: int, w: int, n: int) -> tuple[Tensor, ...]:
+        return (torch.round(torch.randn(n, model.N, h, w, generator=generator) * 2),)
+
+    def of_hyper(h: int, w: int, n: int) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return (h_s(*of_z(h, w, n)),)
+
+    coarse, fine = {0: "n", 2: "h", 3: "w"}, {0: "n", 2: f"{ratio}h", 3: f"{ratio}w"}
+    tolerance = tolerance_of(*of_hyper(1, 1, 1))
+    graphs = {name: graph for name, graph in source.graphs.items() if name != "h_s_mean"} | {
+        "h_s": GraphSource(h_s, ("z",), ("hyper",), of_z, (coarse,), tolerance),
+        stage: GraphSource(scales, ("hyper",), ("index", "mean"), of_hyper, (fine,), tolerance),
+    }
+    schedule = Schedule(BAND_BITS, BLOCK, (Stage(stage, (0, model.M), ALL),))
+    schedule.check(model.M)
+    context_digest = digest(nn.ModuleDict({"h_s": h_s, stage: scales}))
+    return replace(
+        source, graphs=graphs, hyper_synthesis=None, schedule=schedule, guarded=None, context_digest=context_digest
+    )
+
+
 def _has_means(model: Any) -> bool:
     return bool(model.h_s[-1].__class__ is nn.Conv2d)
 
@@ -193,7 +248,7 @@ def compressai_source(zoo: ZooModel) -> Source:
         last = replace(last, weight=last.weight[: model.M], bias=last.bias[: model.M])
         h_s = HyperSynthesis([*hidden, last], "linear", centres.numpy(), has_means=False)
     built = "built from its weights" + (f" and the standard {len(zoo.scales)} scales" if hyperprior else "")
-    return Source(
+    source = Source(
         architecture=zoo.architecture,
         stride=HYPER_STRIDE if hyperprior else LATENT_STRIDE,
         latent_stride=LATENT_STRIDE,
@@ -220,3 +275,4 @@ def compressai_source(zoo: ZooModel) -> Source:
         table_floor=TABLE_FLOOR,
         notes=() if zoo.updated else (f"its entropy tables were not updated: {built}",),
     )
+    return replace(source, guarded=lambda: _guarded(source, model, medians)) if hyperprior else source

@@ -85,6 +85,8 @@ class Source:
         notes: what export should tell of the checkpoint, a line each.
         schedule: how a codec with context decodes `y`; its band is what export proposes before it has measured. None
             where every scale comes from integers.
+        guarded: gives the same codec with a schedule of one stage, whose scales are floats, for a `h_s` of which no
+            integers have a proof; None where there is no such form.
     """
 
     architecture: str
@@ -112,6 +114,7 @@ class Source:
     table_floor: float = 0.0
     notes: tuple[str, ...] = ()
     schedule: Schedule | None = None
+    guarded: Callable[[], Source] | None = None
 
 
 class ImageInput(nn.Module):

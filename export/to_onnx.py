@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ugicm.calibration.exact.emit import to_onnx
-from ugicm.calibration.exact.integer import CalibrationError, Settings, make_integer
+from ugicm.calibration.exact.integer import CalibrationError, Settings, UnprovableError, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import CheckpointError, load
 from ugicm.export.folder import SUFFIXES, checkpoints, export_folder, print_rows
@@ -100,6 +100,31 @@ def provable(source: Source, samples: np.ndarray, bits: dict[str, int]) -> dict[
                 integer_hyper_synthesis(source, samples[:2], **bits, activation_bits=activation_bits)
                 return {**bits, "activation_bits": activation_bits}
     return bits
+
+
+def proved(
+    source: Source, images: list[Path], bits: dict[str, int], console: Console
+) -> tuple[Source, ExactNetwork | None]:
+    """A source with its `h_s` as integers; or its guarded form, where no bits that are allowed leave a proof.
+
+    Raises:
+        ExportError: it cannot be integers, and there is no guarded form.
+    """
+    samples = calibration_samples(source, images)
+    try:
+        bits = provable(source, samples, bits)
+        exact = integer_hyper_synthesis(source, samples, **bits)
+    except UnprovableError as error:
+        if source.guarded is None:
+            raise ExportError(f"the exact path was refused: {error}") from error
+        reason = f"note: h_s stays in floats, under guarded rounding, for want of a proof: {error}"
+        console.print(reason, soft_wrap=True)
+        return source.guarded(), None
+    except CalibrationError as error:
+        raise ExportError(f"the exact path was refused: {error}") from error
+    if bits.get("activation_bits", 8) < 8:
+        console.print(f"note: the exact path has activations of {bits['activation_bits']} bits")
+    return source, exact
 
 
 def check_exact(model: bytes, exact: ExactNetwork, golden: dict[str, np.ndarray]) -> Check:
@@ -178,14 +203,9 @@ def export_bundle(
     graphs: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {}
     checks: dict[str, Check] = {}
     if source.hyper_synthesis is not None:
-        samples = calibration_samples(source, calibration_images or [])
-        try:
-            bits = provable(source, samples, bits or {})
-            if bits.get("activation_bits", 8) < 8:
-                console.print(f"note: the exact path has activations of {bits['activation_bits']} bits")
-            exact = integer_hyper_synthesis(source, samples, **bits)
-        except CalibrationError as error:
-            raise ExportError(f"the exact path was refused: {error}") from error
+        source, exact = proved(source, calibration_images or [], bits or {}, console)
+    if exact is not None:
+        assert source.hyper_synthesis is not None
         golden = golden_vectors(exact, source.z_probabilities)
         h_s = to_onnx(exact, "qdq").SerializeToString()
         outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)

@@ -17,6 +17,7 @@ from ugicm.calibration.exact.layers import (
     CalibrationError,
     FloatLayer,
     Observed,
+    UnprovableError,
     choose_range,
     correct_bias,
     observe,
@@ -27,7 +28,7 @@ from ugicm.calibration.exact.settings import Settings
 from ugicm.runtime import exact_reference
 from ugicm.runtime.exact import ExactLayer, ExactNetwork
 
-__all__ = ["HEADROOMS", "CalibrationError", "FloatLayer", "Settings", "float_run", "make_integer"]
+__all__ = ["HEADROOMS", "CalibrationError", "FloatLayer", "Settings", "UnprovableError", "float_run", "make_integer"]
 
 HEADROOMS = (1.0, 1.5, 2.0, 3.0)
 """Clip levels to choose from, as multiples of a channel's largest sample. Never less than that: images at the
@@ -68,8 +69,8 @@ def make_integer(
         medians: float (Nz,) where the float network reads `z` plus them, else None.
 
     Raises:
-        CalibrationError: a layer's bound reaches the limit (the message names the layer), or the layers do not
-            fit the settings.
+        UnprovableError: a layer's bound reaches the limit; the message names the layer.
+        CalibrationError: the layers do not fit the settings.
     """
     settings.check(layers)
     samples = np.clip(samples, -settings.input_limit, settings.input_limit)

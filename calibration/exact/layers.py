@@ -26,6 +26,10 @@ class CalibrationError(ValueError):
     """A network that cannot be turned into integers as asked; the message says where and why."""
 
 
+class UnprovableError(CalibrationError):
+    """A network that would do as integers but for a bound: no bits that are allowed leave a layer a proof."""
+
+
 @dataclass(frozen=True)
 class FloatLayer:
     """A float layer: convolution (stride 1, zero padding k // 2), activation, pixel shuffle.
@@ -184,7 +188,7 @@ def quantise(
         failed = over & (exponent <= np.where(np.abs(bias) < limit // 2, shortest, -_LARGEST_SHIFT))
         if failed.any():
             worst = int(bounds[failed].max())
-            raise CalibrationError(
+            raise UnprovableError(
                 f"{name}: an accumulator can reach {worst}, the limit is {limit}, even with weights "
                 f"{_SPARE_BITS} bits short of the {bits} asked; use fewer activation bits"
             )

@@ -9,8 +9,10 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -216,6 +218,48 @@ def test_wide_layers_get_fewer_activation_bits(
     samples = np.zeros((4, 8, 2, 2), np.int32)
     assert to_onnx.provable(source, samples, {}) == {"activation_bits": 7}
     assert to_onnx.provable(source, samples, {"activation_bits": 8}) == {"activation_bits": 8}
+
+
+@pytest.mark.parametrize("architecture", ["bmshj2018-hyperprior", "mbt2018-mean"])
+def test_a_hyper_synthesis_without_a_proof_is_guarded(
+    architecture: str,
+    states: dict[str, dict[str, Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a limit that its accumulators reach, as wide layers reach 2^24: one stage, CompressAI's rows and symbols."""
+    torch.save(states[architecture], tmp_path / "x.pth")
+    monkeypatch.setattr(to_onnx, "Settings", partial(to_onnx.Settings, limit=2000))
+    monkeypatch.setattr(to_onnx, "measure_deviation", partial(to_onnx.measure_deviation, latents=0))
+    assert to_onnx.main([str(tmp_path / "x.pth"), "-o", str(tmp_path / "x")]) == 0
+    out = capsys.readouterr().out
+    assert sum("for want of a proof: h_s/conv0: an accumulator can reach" in line for line in out.splitlines()) == 1
+    codec = Codec.from_bundle(tmp_path / "x", threads=1)
+    schedule = codec.bundle.manifest.schedule
+    assert codec.bundle.exact is None and schedule is not None and [s.graph for s in schedule.stages] == ["scales"]
+    image = photograph(70, 100)
+    data = codec.encode(image)
+    ((y, z),) = analysis.analysed(codec.networks, [image], 1)
+    model = lively(architecture, *WIDTHS[0]).double()
+    with torch.no_grad():
+        hyper = model.h_s(torch.from_numpy(z).double() + model.entropy_bottleneck._get_medians())
+    scales, mean = hyper.chunk(2, 1) if architecture == "mbt2018-mean" else (hyper, torch.zeros_like(hyper))
+    symbols = np.rint(np.asarray(y) - mean.numpy())
+    assert bitstream.parse(data).symbol_checksum == bitstream.symbol_checksum(z, symbols.astype(np.int32))
+    table = torch.from_numpy(load(tmp_path / "x.pth").scales)
+    rows = (scales.flatten()[:, None] > table[:-1]).sum(1).numpy()
+    found = codec.networks.graph("scales")({"hyper": hyper.float().numpy()})[0].ravel()
+    assert np.count_nonzero(np.clip(np.rint(found), 0, 63) != rows) <= 1e-3 * rows.size
+    assert codec.decode(data).shape == image.shape
+
+
+def test_layers_that_fit_no_integers_stay_an_error(
+    states: dict[str, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(states["mbt2018-mean"], tmp_path / "x.pth")
+    monkeypatch.setattr(to_onnx, "integer_hyper_synthesis", Mock(side_effect=CalibrationError("not finite")))
+    assert to_onnx.main([str(tmp_path / "x.pth")]) == 2
 
 
 def test_a_floor_bounds_what_unlikely_symbols_cost() -> None:
