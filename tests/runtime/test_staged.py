@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands.cli import main
 from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import BackendError, CorruptFileError, UgicError
+from ugicm.runtime.graphs import stages
+from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.stage_admission import deviation
 
 
@@ -62,6 +65,26 @@ def test_many_at_once_are_those_one_by_one(staged: Codec, photograph: np.ndarray
     for file, outcome in zip(files, outcomes, strict=True):
         assert outcome.error is None and np.array_equal(outcome.value[0], staged.decode(file))
     assert [o.value for o in staged.encode_many([photograph], workers=workers)] == [staged.encode(photograph)]
+
+
+def test_stages_of_different_files_overlap(
+    staged: Codec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the range coder reads one file's stage, the networks run another's: no file waits for one to end."""
+    files = [staged.encode(np.roll(photograph, 8 * i, 0)) for i in range(3)]
+    run, begun = stages.staged, Counter[str]()
+    assert staged.bundle.manifest.schedule is not None
+    last = staged.bundle.manifest.schedule.graphs[-1]
+
+    def beginning(networks: Networks, inputs: list[dict[str, np.ndarray]], graph: str) -> list[list[np.ndarray]]:
+        if graph == last and not begun[last]:
+            assert begun["h_s"] > 1, "the first file's last stage ran before another file had begun"
+        begun[graph] += len(inputs)
+        return run(networks, inputs, graph)
+
+    monkeypatch.setattr(stages, "staged", beginning)
+    assert all(outcome.error is None for outcome in staged.decode_many(files, workers=0))
+    assert begun["h_s"] == begun[last] == 3
 
 
 def test_damage_is_an_error_with_a_name(staged: Codec, data: bytes) -> None:
