@@ -67,17 +67,9 @@ def between(gains: np.ndarray, byte: int) -> np.ndarray:
     return found
 
 
-def continuous(bundle: Bundle) -> bool:
-    """Whether a codec has steps between its qualities: not one whose entropy path has parts for each quality."""
-    m = bundle.manifest
-    return m.schedule is None and bundle.z_tables.rows == m.hyper_channels and division(m.qualities) > 1
-
-
 def check_byte(bundle: Bundle, byte: int, name: str) -> None:
     """Raises CorruptFileError: a file, which errors call `name`, is of a quality that a bundle does not have."""
     try:
-        if byte > bundle.manifest.qualities and not continuous(bundle):
-            raise ValueError(f"quality byte {byte} names no quality of a codec that has {bundle.manifest.qualities}")
         between(bundle.inverse_gain, byte)
     except ValueError as error:
         raise CorruptFileError(

@@ -22,6 +22,7 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.rounding import quantise
 from ugicm.runtime.errors import BundleError
 from ugicm.runtime.guard import CrowdedError, Rounding, halved
+from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.schedule import POSITIONS, WAVEFRONT, Stage
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
 from ugicm.runtime.symbols import checkerboard
@@ -55,7 +56,7 @@ class Latents:
             "z": z.astype(np.float32),
             "y_hat": self.y_hat,
             "even": checkerboard(height, width),
-            "gain": bundle.gain[quality - 1 : quality],
+            "gain": gains_of(bundle.gain, quality),
         }
 
     def of(self, stage: Stage, latents: np.ndarray) -> np.ndarray:

@@ -19,9 +19,13 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     return height + -height % stride, width + -width % stride
 
 
-def z_first(tables: Tables, channels: int, quality: int) -> int:
-    """The first row of the tables of `z` at a quality: some codecs have rows of their own for each."""
-    return (quality - 1) * channels if tables.rows > channels else 0
+def z_first(tables: Tables, channels: int, byte: int) -> int:
+    """The first row of the tables of `z` at a quality: some codecs have rows for each whole one, which go up to it."""
+    if byte * channels > tables.rows > channels:
+        from ugicm.runtime.between import quality_of
+
+        byte = int(quality_of(byte, tables.rows // channels))
+    return (byte - 1) * channels if tables.rows > channels else 0
 
 
 def z_rows(shape: tuple[int, ...], first: int = 0) -> np.ndarray:

@@ -20,8 +20,7 @@ def default_quality(qualities: int) -> int:
 
 def ladder(bundle: Bundle) -> list[int]:
     """The bytes of all qualities of a codec, lowest quality first."""
-    qualities = bundle.manifest.qualities
-    return between.ladder(qualities) if between.continuous(bundle) else list(range(1, qualities + 1))
+    return between.ladder(bundle.manifest.qualities)
 
 
 def quality_byte(asked: float | None, bundle: Bundle) -> int:
@@ -36,6 +35,6 @@ def quality_byte(asked: float | None, bundle: Bundle) -> int:
     number = not isinstance(asked, bool) and isinstance(asked, int | float | np.integer | np.floating)
     if not number or not math.isfinite(asked) or not 1 <= asked <= qualities:
         raise QualityError(f"quality {asked!r} is not one of this codec's: 1 to {qualities}")
-    if asked != int(asked) and not between.continuous(bundle):
+    if asked != int(asked) and between.division(qualities) == 1:
         raise QualityError(f"quality {asked!r} is not one of this codec's: whole numbers from 1 to {qualities}")
     return between.byte_of(float(asked), qualities)

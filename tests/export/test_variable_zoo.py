@@ -165,11 +165,13 @@ def test_any_size_comes_back_at_every_level(codec: Codec, size: tuple[int, int])
 def test_files_are_as_long_as_compressais_and_pictures_within_a_level(codec: Codec) -> None:
     model, image = lively_variable(*EXPORTED), photograph(256, 256)
     x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    for level in LEVELS:
-        model.update(force=True, scale=model.Gain[level])
-        theirs = model.compress(x, s=level)
+    for level in (*LEVELS, 3.5):
+        low, high = model.Gain[int(level)], model.Gain[min(int(level) + 1, 7)]
+        gain = low ** (1 - level % 1) * high ** (level % 1)
+        model.update(force=True, scale=gain)
+        theirs = model.compress(x, inputscale=gain)
         data = codec.encode(image, level + 1)
         stream = bitstream.parse(data)
         assert len(stream.z) + len(stream.y[0]) <= 1.015 * sum(len(s[0]) for s in theirs["strings"]) + 8
-        picture = torch.round(model(x, s=level)["x_hat"].clamp(0, 1)[0] * 255).permute(1, 2, 0).numpy()
+        picture = torch.round(model(x, inputscale=gain)["x_hat"].clamp(0, 1)[0] * 255).permute(1, 2, 0).numpy()
         assert np.abs(picture - codec.decode(data)).max() <= 1

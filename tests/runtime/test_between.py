@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +16,9 @@ from ugicm import Codec
 from ugicm.adapters.web.site import STATIC
 from ugicm.runtime import bitstream
 from ugicm.runtime.between import between, byte_of, division, ladder, quality_of
-from ugicm.runtime.encoder.quality import ladder as ladder_of
 from ugicm.runtime.encoder.quality import quality_byte
-from ugicm.runtime.errors import CorruptFileError, QualityError
-from ugicm.runtime.flow import parse
 from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.symbols import z_first
 
 
 @given(st.integers(1, 255))
@@ -43,19 +40,16 @@ def test_the_page_of_the_format_is_right_about_eight_qualities(codec: Codec) -> 
     assert quality_byte(4.3, codec.bundle) == byte_of(4.3125, 8) == 111
 
 
-def test_a_codec_with_tables_for_each_quality_has_none_between(codec: Codec, photograph: np.ndarray) -> None:
+def test_tables_of_z_for_each_quality_serve_the_steps_above_it(codec: Codec) -> None:
     """As the variable-rate models have."""
-    half = codec.encode(photograph, 4.5)
-    bundle = copy(codec.bundle)
-    tables = codec.bundle.z_tables
-    bundle.z_tables = replace(
+    tables, channels = codec.bundle.z_tables, codec.bundle.manifest.hyper_channels
+    for quality in (1, 4, 4.5, 7.96875, 8):
+        assert z_first(tables, channels, byte_of(quality, 8)) == 0
+    of_each = replace(
         tables, **{name: np.tile(getattr(tables, name), 8) for name in ("frequencies", "lengths", "offsets")}
     )
-    assert ladder_of(bundle) == list(range(1, 9))
-    with pytest.raises(QualityError, match="whole numbers"):
-        quality_byte(4.5, bundle)
-    with pytest.raises(CorruptFileError, match="names no quality"):
-        parse(bundle, half, "a")
+    for quality in (1, 4, 4.5, 7.96875, 8):
+        assert z_first(of_each, channels, byte_of(quality, 8)) == (int(quality) - 1) * channels
 
 
 def test_gains_lie_between_those_of_their_neighbours(codec: Codec) -> None:
