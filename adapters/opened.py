@@ -47,7 +47,7 @@ def in_worker() -> bool:
 
 def open_bundle(bundle: Path | None = None) -> Codec:
     """The codec of a bundle (None: the shipped one). Raises UsageError, and what `Codec.from_bundle` raises."""
-    return _opened(bundle, threads(), os.getpid())
+    return _opened(None if bundle is None else bundle.absolute(), threads(), os.getpid())
 
 
 def codec_for(data: bytes, name: str = "<bytes>") -> Codec:

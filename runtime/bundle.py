@@ -81,7 +81,7 @@ def read_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
 
 
 class Bundle:
-    """A verified bundle. Files are read once, when opened."""
+    """A verified bundle. Files are read once, when opened; pickled, it is opened again there."""
 
     def __init__(self, path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
         self.path = path
@@ -230,7 +230,10 @@ class Bundle:
             contents[name] = _read(file, entry.bytes)
             if hashlib.sha256(contents[name]).hexdigest() != entry.sha256:
                 raise BundleError(f"{file}: changed since export (SHA-256 differs); copy or export the bundle again")
-        return cls(path, manifest, contents)
+        return cls(path.absolute(), manifest, contents)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Bundle.open, (self.path,)
 
 
 def _read(file: Path, size: int) -> bytes:

@@ -17,7 +17,7 @@ from ugicm.runtime import flow, range_coder
 from ugicm.runtime.backends import Backend, open_backend
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.conditions import condition_vectors
-from ugicm.runtime.errors import BackendError, UsageError
+from ugicm.runtime.errors import UsageError
 from ugicm.runtime.graphs.run import Networks
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["Codec"]
 
 
 class Codec:
-    """Encodes and decodes with one bundle. Threads may share one.
+    """Encodes and decodes with one bundle. Threads may share one; pickled, it is opened again there, without workers.
 
     Attributes:
         bundle: the verified bundle.
@@ -42,6 +42,9 @@ class Codec:
         self.backend = backend
         self.networks = Networks(bundle, backend)
         self.entropy_coder = entropy_coder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.bundle, self.backend)
 
     @classmethod
     def from_bundle(
@@ -154,7 +157,10 @@ class Codec:
         device: str | None = None,
     ) -> list[np.ndarray]:
         """Decodes several views; the entropy decode and all that no condition touches run once."""
-        self.check_device(device)
+        if device is not None:
+            from ugicm.runtime.backends.gpu.device import check_device
+
+            check_device(self.backend, device)
         vectors = [self.condition(c) for c in conditions]
         return self.answer(flow.decoding(self.bundle, data, name, vectors, device))
 
@@ -175,18 +181,6 @@ class Codec:
     def condition(self, asked: str | float | None) -> np.ndarray | None:
         """(1, D) float32 vectors of a condition, None for a codec without. Raises ConditionError."""
         return condition_vectors(self.bundle, asked, self.networks.condition)
-
-    def check_device(self, device: str | None) -> None:
-        """Raises BackendError: images cannot be left there."""
-        if device is None:
-            return
-        if device != "cuda":
-            raise BackendError(f"unknown device {device!r}; there is: cuda, or None for this machine's memory")
-        if not hasattr(self.backend, "device"):
-            raise BackendError(
-                f"{self.backend.name} leaves no images on a GPU; open the codec with backend='onnxruntime-cuda', "
-                "'tensorrt' or 'tensorrt-rtx'"
-            )
 
     # ---- answers
 

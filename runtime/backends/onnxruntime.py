@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -127,3 +128,7 @@ def _reason(error: Exception) -> str:
     if "allocate memory" in words or "bad_alloc" in words or isinstance(error, MemoryError):
         return "not enough memory; use a smaller image or a machine with more"
     return words[:300] or type(error).__name__
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: import_module("ugicm.runtime.processes.forks").keep())

@@ -28,7 +28,6 @@ from ugicm.runtime.symbols import checkerboard
 if TYPE_CHECKING:
     from ugicm.runtime.graphs.tiles import Tiler
 
-LARGEST_BATCH = 8e6  # pixels
 VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition
 STAGES = {"g_s_trunk": "g_s", "condition": "g_s", "h_s_mean": "context"}  # graphs whose time counts as another's
 
@@ -52,10 +51,6 @@ class Sessions:
     admitted: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     process: int = field(default_factory=os.getpid)
-
-
-_INHERITED: list[Sessions] = []
-"""Sessions of a parent, in its fork: their threads are not there, so that running or destroying one would hang."""
 
 
 class Networks:
@@ -162,10 +157,6 @@ class Networks:
         """(1, D) float32 vectors of a beta that has no name."""
         return np.asarray(self.run("condition", beta=np.asarray([beta], np.float32)))
 
-    def images_at_once(self, height: int, width: int) -> int:
-        """How many images of a size, in pixels, take no more memory together than one large one does."""
-        return max(1, int(min(self.area.pixels, LARGEST_BATCH) // (height * width)))
-
     @cached_property
     def tiler(self) -> Tiler:
         """Runs graphs on what is too large for one piece."""
@@ -211,9 +202,8 @@ class Networks:
             return sessions.graphs[name]
 
     def sessions(self) -> Sessions:
-        """This process's."""
+        """This process's: a fork has no threads of its parent's sessions, which `forks.keep` keeps."""
         if self._opened.process != os.getpid():
-            _INHERITED.append(self._opened)
             self._opened = Sessions()
         return self._opened
 

@@ -10,6 +10,7 @@ run is under way its codec belongs to it: give other threads one of their own.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections import deque
@@ -23,14 +24,15 @@ import numpy as np
 
 from ugicm.runtime import flow
 from ugicm.runtime.backends import Backend
-from ugicm.runtime.backends.gpu.device import DeviceArray
+from ugicm.runtime.backends.gpu.device import DeviceArray, check_device
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.flow import encoding
 from ugicm.runtime.encoder.quality import quality_byte
-from ugicm.runtime.errors import ImageError, UgicError, UsageError
+from ugicm.runtime.errors import BackendError, ImageError, UgicError, UsageError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many.coders import Coders
+from ugicm.runtime.processes.threads import can_start
 from ugicm.runtime.processes.workers import processors
 
 Source = Path | str | bytes | np.ndarray
@@ -44,8 +46,6 @@ class Codec(Protocol):
     networks: Networks
 
     def condition(self, asked: str | float | None) -> np.ndarray | None: ...
-
-    def check_device(self, device: str | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Outcome:
     source: Source
     value: Any
     error: UgicError | None = None
+
+
+LARGEST_BATCH = 8e6  # pixels
+_FILES = 4  # threads that read, write, and carry files from step to step
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ def decode_many(
         sources: paths, or the bytes of files; taken no faster than they are worked on.
         conditions: the views of each, as for `Codec.decode_views`.
         device: "cuda" leaves images on the GPU.
-        workers: processes; None is one for each CPU but one; 0 is none, everything in threads.
+        workers: processes; None is one for each CPU but one; 0 is none, everything in threads, or in this one where
+            no more can be started.
         ahead: files under way at most; None is twice the workers and two batches.
         batch: files of one size and quality that go through a network together, if so many wait and they are no more
             pixels than a large image; None is 8 with CUDA and 1 elsewhere, where more gain nothing.
@@ -112,7 +117,7 @@ def decode_many(
     Raises:
         ConditionError, PartError, BackendError, UsageError: what no file could change.
     """
-    codec.check_device(device)
+    check_device(codec.backend, device)
     codec.bundle.graph("g_s")
     vectors = [codec.condition(c) for c in conditions]
 
@@ -180,6 +185,11 @@ def _image(source: Source) -> np.ndarray:
 # ---- networks, in one thread
 
 
+def images_at_once(networks: Networks, height: int, width: int) -> int:
+    """How many images of a size, in pixels, take no more memory together than one large one does."""
+    return max(1, int(min(networks.area.pixels, LARGEST_BATCH) // (height * width)))
+
+
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     """A file's request to the networks, and the place for the answer."""
@@ -220,11 +230,13 @@ class _Line:
         self._inferring: asyncio.Task[None] | None = None
         self._coders = Coders(codec.bundle, pace.workers)
         self._inference = ThreadPoolExecutor(1, "inference")
-        self._threads = ThreadPoolExecutor(4, "files")
+        self._threads = ThreadPoolExecutor(_FILES, "files")
         self._callers = ThreadPoolExecutor(max(1, pace.workers), "coders")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="pipeline", daemon=True)
         self._thread.start()
+        self._closed = False
+        atexit.register(self.close)  # for a run that nobody ends: after this, threads no longer answer
 
     async def work(self, number: int, source: Source, begin: Callable[[int, Source], flow.Flow[Any]]) -> Any:
         """The result of a source's flow."""
@@ -240,14 +252,18 @@ class _Line:
                 value = await self._in(self._callers, self._coders.answer, request)
 
     async def _in(self, executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self.loop.run_in_executor(executor, function, *arguments)
+        try:
+            working = self.loop.run_in_executor(executor, function, *arguments)
+        except RuntimeError as error:  # the program ends, or may start no more threads
+            raise BackendError(f"no thread can be had for it ({error}); use 0 workers") from error
+        return await working
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._in(self._threads, function, *arguments)
 
     async def _infer(self, run: flow.Run) -> Any:
         """The networks' answer in its turn, together with others of that kind where a whole batch waits."""
-        most = min(self.codec.networks.images_at_once(*run.size), self._batch)
+        most = min(images_at_once(self.codec.networks, *run.size), self._batch)
         request = _Waiting(run, most, self.loop.create_future())
         self._waiting.append(request)
         if self._inferring is None:
@@ -261,7 +277,10 @@ class _Line:
             # A backend prepares for each size of a batch that it meets: there are whole ones, and single files.
             together = together if len(together) == first.most else [first]
             self._waiting = [w for w in self._waiting if w not in together]
-            results = await self._in(self._inference, _infer, self.codec, [w.run for w in together])
+            try:
+                results = await self._in(self._inference, _infer, self.codec, [w.run for w in together])
+            except BackendError as refused:
+                results = [(None, refused)] * len(together)
             for request, (result, error) in zip(together, results, strict=True):
                 if request.answer.done():  # cancelled
                     continue
@@ -275,12 +294,24 @@ class _Line:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self.start(self._leave()).result()
         for executor in (self._callers, self._threads, self._inference):
             executor.shutdown(cancel_futures=True)
         self._coders.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    async def _leave(self) -> None:
+        """Ends what is under way: nobody waits for it."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 @dataclass(frozen=True)
@@ -304,6 +335,11 @@ def _outcomes(
     then: Callable[[Source, Any], Any] | None,
     pace: Pace,
 ) -> Iterator[Outcome]:
+    if not can_start(_FILES + max(1, pace.workers) + 2):
+        if pace.workers:
+            raise BackendError("no more threads can be started here; use 0 workers")
+        yield from _alone(codec, sources, begin, then)
+        return
     line = _Line(codec, pace)
     pending: deque[Future[Outcome]] = deque()
 
@@ -311,10 +347,8 @@ def _outcomes(
         try:
             value = await line.work(number, source, begin)
             return Outcome(source, value if then is None else await line.in_thread(then, source, value))
-        except UgicError as error:
-            return Outcome(source, None, error)
-        except MemoryError:
-            return Outcome(source, None, ImageError("not enough memory; use a smaller image or fewer files ahead"))
+        except (UgicError, MemoryError) as error:
+            return _failed(source, error)
 
     try:
         for number, source in enumerate(sources):
@@ -327,3 +361,32 @@ def _outcomes(
         for future in pending:
             future.cancel()
         line.close()
+
+
+def _failed(source: Source, error: UgicError | MemoryError) -> Outcome:
+    if isinstance(error, MemoryError):
+        error = ImageError("not enough memory; use a smaller image or fewer files ahead")
+    return Outcome(source, None, error)
+
+
+def _alone(
+    codec: Codec,
+    sources: Iterable[Source],
+    begin: Callable[[int, Source], flow.Flow[Any]],
+    then: Callable[[Source, Any], Any] | None,
+) -> Iterator[Outcome]:
+    """Everything in this thread."""
+    coders = Coders(codec.bundle, 0)
+
+    def answer(request: flow.Request) -> Any:
+        if isinstance(request, flow.Run):
+            return request.work(codec.networks, [request.argument], *request.options)[0]
+        return coders.answer(request)
+
+    for number, source in enumerate(sources):
+        try:
+            value = flow.drive(begin(number, source), answer)
+            outcome = Outcome(source, value if then is None else then(source, value))
+        except (UgicError, MemoryError) as error:
+            outcome = _failed(source, error)
+        yield outcome

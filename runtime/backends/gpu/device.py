@@ -22,6 +22,19 @@ Shape = tuple[int, ...]
 SYMBOLS, SYMBOLS_BYTES = "symbols", "symbols_bytes"
 
 
+def check_device(backend: Any, device: str | None) -> None:
+    """Raises BackendError: a backend cannot leave images there. None is this machine's memory."""
+    if device is None:
+        return
+    if device != "cuda":
+        raise BackendError(f"unknown device {device!r}; there is: cuda, or None for this machine's memory")
+    if not hasattr(backend, "device"):
+        raise BackendError(
+            f"{backend.name} leaves no images on a GPU; open the codec with backend='onnxruntime-cuda', "
+            "'tensorrt' or 'tensorrt-rtx'"
+        )
+
+
 class Memory(Protocol):
     """Owns device memory; freed with the object, after all work queued before."""
 

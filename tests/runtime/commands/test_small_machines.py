@@ -75,6 +75,8 @@ def test_one_process(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 
     all_work(tmp_path, limit)
+    done = run(tmp_path, limit)
+    assert done.stdout == "(20, 30, 3)\n" * 3, done.stderr
 
 
 def test_no_shared_memory_file_system(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.attacks.commands import BUNDLE, ROOT
 from tests.runtime.backends.host_device import HostBackend
 from ugicm import Codec
 from ugicm.runtime.errors import (
@@ -174,9 +177,9 @@ def test_scale_indexes_and_means_do_not_depend_on_the_batch(codec: Codec, kind: 
 
 def test_a_batch_takes_no_more_than_a_large_image(codec: Codec) -> None:
     for height, width in ((64, 64), (512, 768), (2048, 2048)):
-        count = codec.networks.images_at_once(height, width)
+        count = pipeline.images_at_once(codec.networks, height, width)
         assert count == 1 or count * height * width <= codec.networks.area.pixels
-    assert codec.networks.images_at_once(64, 64) > 100
+    assert pipeline.images_at_once(codec.networks, 64, 64) > 100
 
 
 def test_a_worker_that_dies_costs_the_file_that_it_had(codec: Codec, files: list[Path]) -> None:
@@ -225,6 +228,44 @@ def test_takes_no_more_than_it_may_and_stops_when_nobody_listens(codec: Codec, f
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+LEFT = """
+import itertools, sys
+import numpy as np
+from ugicm import Codec
+if __name__ == "__main__":
+    codec = Codec.from_bundle(sys.argv[1], threads=1)
+    data = codec.encode(np.zeros((50, 70, 3), np.uint8))
+
+    def failing():
+        yield data
+        yield data
+        raise KeyError("the caller's own iterator failed")
+
+    for _ in range(3):
+        try:
+            list(codec.decode_many(failing(), workers=0))
+        except KeyError:
+            pass
+        for outcome in itertools.islice(codec.decode_many([data] * 20, workers=0), int(sys.argv[2])):
+            assert outcome.error is None
+    never_ended = codec.decode_many([data] * 20, workers=int(sys.argv[3]))
+    next(never_ended)
+    print("end")
+"""
+
+
+@pytest.mark.parametrize(("taken", "workers"), [(0, 0), (1, 1), (19, 0)])
+def test_leaving_early_is_silent(taken: int, workers: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-X", "dev", "-c", LEFT, str(BUNDLE), str(taken), str(workers)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 def test_nothing_is_shared_without_workers_and_nothing_shared_has_a_name(
