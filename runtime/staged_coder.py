@@ -20,7 +20,7 @@ class StagedEncoder:
 
     def __init__(self, tables: Tables) -> None:
         self._substream = SubstreamEncoder(tables)
-        self._model = _ShiftModel()
+        self._model = ShiftModel()
 
     def shifts(self, numbers: NDArray[np.uint8]) -> None:
         """Code the numbers of a stage's shifts, one for each block."""
@@ -49,7 +49,7 @@ class StagedDecoder:
 
     def __init__(self, stream: bytes, tables: Tables, name: str = "<bytes>") -> None:
         self._substream = SubstreamDecoder(stream, tables, damaged(name, 0, 1))
-        self._model = _ShiftModel()
+        self._model = ShiftModel()
 
     def shifts(self, count: int) -> NDArray[np.uint8]:
         """(count,) the numbers, 0 to 63, of a stage's shifts."""
@@ -68,7 +68,7 @@ class StagedDecoder:
         self._substream.finish()
 
 
-class _ShiftModel:
+class ShiftModel:
     """A geometric distribution whose parameter follows the shifts of the stages so far."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="ugicm benchmark", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="folder of images; default: two generated ones")
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
-    parser.add_argument("-q", "--quality", type=int, default=4, metavar="Q", help="of the encoder; default 4")
+    parser.add_argument("-q", "--quality", type=int, metavar="Q", help="of the encoder; default 4, or the best")
     add_threads_option(parser)
     parser.add_argument("--repeat", type=int, default=10, metavar="N", help="times each image is run; default 10")
     parser.add_argument("--scaling", action="store_true", help="time a megapixel and memory from 0.1 to 24 megapixels")
@@ -53,15 +53,16 @@ def _benchmark(options: argparse.Namespace) -> int:
         raise UsageError("--repeat and --workers must be at least 1")
     images = _images(options.folder, options.size)
     codec = Codec.from_bundle(options.bundle, threads=options.threads, entropy_workers=options.entropy_workers)
+    quality = codec.quality(options.quality)
     found: dict[str, Any] = {
         "backend": codec.backend.name,
         "bundle": codec.bundle.manifest.architecture,
         "cores": processors(),
         "images": len(images),
         "megapixels": sum(i.shape[0] * i.shape[1] for i in images) / 1e6,
-        "quality": options.quality,
+        "quality": quality,
     }
-    latencies = stages(images, codec, options.quality, options.repeat)
+    latencies = stages(images, codec, quality, options.repeat)
     found["latency ms"] = {name: asdict(latency) for name, latency in latencies.items()}
     each = found["megapixels"] / len(images)
     found["throughput"] = {
@@ -71,15 +72,15 @@ def _benchmark(options: argparse.Namespace) -> int:
         found[f"entropy / {verb}"] = latencies[f"entropy ({verb})"].p50 / latencies[verb].p50
     if "both views" in latencies:
         found["both views / one"] = latencies["both views"].p50 / latencies["decode"].p50
-    own = [latents(codec, image, options.quality) for image in images]
+    own = [latents(codec, image, quality) for image in images]
     found["coder"] = {"this codec's latents": coder(codec.bundle.y_tables, own, options.repeat)}
     if codec.bundle.y_tables.rows == 64:
         found["coder"]["sparse symbols"] = coder(codec.bundle.y_tables, [sparse_symbols()], options.repeat)
     found["peak MB"] = peak_megabytes()
     if options.scaling:
-        found["scaling"] = list(scaling(options.bundle, options.quality, options.threads, options.repeat))
+        found["scaling"] = list(scaling(options.bundle, quality, options.threads, options.repeat))
     if options.workers:
-        files = [codec.encode(image, options.quality) for image in images]
+        files = [codec.encode(image, quality) for image in images]
         found["workers"] = {
             str(n): throughput(options.bundle, files, n, 2 * options.repeat) for n in sorted({1, options.workers})
         }

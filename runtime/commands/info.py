@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from ugicm.runtime.commands.coder import coder_here
 from ugicm.runtime.errors import BundleError, CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT
 from ugicm.runtime.files import sections
+from ugicm.runtime.guard import SHIFTS
 from ugicm.runtime.manifest import MANIFEST, read_manifest
 
 
@@ -42,9 +44,9 @@ def describe_bundle(path: Path) -> dict[str, Any]:
     Returns:
         `bundle`, `architecture`, `codec_id`, `part`, `precision`, `qualities`, `conditions` (name → beta), `context`,
         `parameters` and `kmac_per_pixel` (by part; None where the export did not say), `stride`, `latent_stride`,
-        `latent_channels`, `hyper_channels`, `proof` (each layer's largest possible |accumulator|, and what
-        it must stay below), `tables` (rows and entries of y and z), `files` (name → bytes), `bytes`, their sum,
-        and `coder`, the range coder that runs on this machine.
+        `latent_channels`, `hyper_channels`, `schedule` and `guards` of a codec with context (or None), `proof` (each
+        layer's largest possible |accumulator|, and what it must stay below), `tables` (rows and entries of y and z),
+        `files` (name → bytes), `bytes`, their sum, and `coder`, the range coder that runs on this machine.
 
     Raises:
         BundleError, VersionError: see those types.
@@ -65,6 +67,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "stride": m.stride,
         "latent_stride": m.latent_stride,
         "schedule": None if m.schedule is None else m.schedule.to_json(),
+        "guards": None if m.schedule is None else _guards(m.schedule.band_bits, m.schedule.block),
         "latent_channels": m.latent_channels,
         "hyper_channels": m.hyper_channels,
         "proof": [
@@ -91,8 +94,9 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
     Returns:
         `file`, `version`, `codec_id` (hexadecimal), `quality`, `width`, `height` (pixels), `bytes`, `bpp`,
         `bits` with `header` (checksums and sections included), `z` and `y` (a list, one number a substream), `sections`
-        (name → bytes: transparency, ICC profile, EXIF, XMP), `symbol_checksum` (hexadecimal), `bundle`, the folder
-        of a bundle with this codec id, or None, and `coder`, the range coder that runs on this machine.
+        (name → bytes: transparency, ICC profile, EXIF, XMP), `guards` of a codec with context (or None),
+        `symbol_checksum` (hexadecimal), `bundle`, the folder of a bundle with this codec id, or None, and `coder`, the
+        range coder that runs on this machine.
 
     Raises:
         UsageError: the file cannot be read.
@@ -119,6 +123,7 @@ def describe(path: Path, extra: Sequence[Path] = ()) -> dict[str, Any]:
             "z": 8 * len(stream.z),
             "y": [8 * len(substream) for substream in stream.y],
         },
+        "guards": None if stream.guard is None else _guards(stream.guard.band_bits, stream.guard.block),
         "sections": sections.sizes(stream),
         "symbol_checksum": f"{stream.symbol_checksum:08x}",
         "bundle": bundle,
@@ -132,6 +137,24 @@ def _quality(byte: int, bundle: str | None) -> float:
         qualities = byte if bundle is None else read_manifest(Path(bundle)).qualities
         return byte if byte <= qualities else quality_of(byte, qualities)
     return byte
+
+
+def _guards(band_bits: int, block: int) -> dict[str, float]:
+    """The band and the block of guarded rounding, and what a latent's share of its block's shift costs, in bits.
+
+    That is the entropy of how many shifts fail before one fits, where the band about every edge matters: an index fails
+    one of them with a chance of twice the band, a block unless all of its indexes pass.
+    """
+    fits = max((1 - 2.0 ** (1 - band_bits)) ** block, 1 / SHIFTS)
+    entropy = -math.log2(fits) - (1 - fits) / fits * math.log2(1 - fits)
+    return {"band_bits": band_bits, "block": block, "bits_a_latent": min(entropy, math.log2(SHIFTS)) / block}
+
+
+def _guards_text(guards: dict[str, float]) -> str:
+    return (
+        f"guarded rounding with a band of 2^-{guards['band_bits']} rows in blocks of {guards['block']}: "
+        f"about {guards['bits_a_latent']:.2g} bits a latent"
+    )
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -163,9 +186,7 @@ def _bundle_text(facts: dict[str, Any]) -> str:
         parts = "  ".join(f"{name} {value}" for name, value in facts["kmac_per_pixel"].items())
         lines.append(f"  kMAC/pixel   {printable(parts)}")
     if facts["schedule"] is not None:
-        schedule = facts["schedule"]
-        band = f"guarded rounding with a band of 2^-{schedule['band_bits']} rows in blocks of {schedule['block']}"
-        lines.append(f"  stages       {len(schedule['stages'])}, {band}")
+        lines.append(f"  stages       {len(facts['schedule']['stages'])}, {_guards_text(facts['guards'])}")
     for name, table in facts["tables"].items():
         lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")
     lines.append(f"  range coder  {printable(facts['coder'])}")
@@ -194,6 +215,7 @@ def _file_text(facts: dict[str, Any]) -> str:
             *[f"    {share(8 * size):>30}  ({printable(name)})" for name, size in facts["sections"].items()],
             f"    z       {share(bits['z'])}",
             f"    y       {share(sum(bits['y']))}  ({count} substream{'s' if count > 1 else ''})",
+            *([] if facts["guards"] is None else [f"  guards    {_guards_text(facts['guards'])}"]),
             f"  symbols   CRC-32 {facts['symbol_checksum']}",
             f"  format    version {facts['version']}",
             f"  codec     {facts['codec_id']}",

@@ -21,6 +21,7 @@ STAGES = {
     "g_a": "pixels to latents y",
     "h_a": "y to hyper-latents z",
     "exact": "z to scale indexes and means, in integers",
+    "stages": "scale indexes and means of a codec with context, stage by stage",
     "context": "means refined from the symbols of the anchors",
     "entropy": "symbols to bytes or back, checksum included",
     "g_s": "latents to pixels",

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ugicm.runtime.measures.held import held
+
 if TYPE_CHECKING:
-    from ugicm.runtime.encoder import analysis
-from ugicm.runtime.codec import Codec
+    from ugicm.runtime.codec import Codec
 
 
 def latents(codec: Codec, image: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """(int32 symbols, rows) of `y` of a (H, W, 3) uint8 image, one after the other as they are coded."""
-    ((y, z),) = analysis.analysed(codec.networks, [image], quality)
-    rows, mean = codec.networks.scales_and_means(z)
-    return analysis.symbols_of(codec.networks, y, rows, mean).ravel(), rows.ravel()
+    """(int32 symbols, rows) of `y` of a (H, W, 3) uint8 image, channel after channel."""
+    found = held(codec, codec.encode(image, quality))
+    return found.y.ravel(), found.y_rows.ravel()
 
 
 def sparse_symbols(count: int = 491_520, rows: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, features
 
-from ugicm.runtime import bitstream, range_coder
-from ugicm.runtime.admission import admitted_runner
+from ugicm.runtime.measures.held import held
 from ugicm.runtime.measures.metrics import psnr
 from ugicm.runtime.tables import TOTAL, Tables
 
@@ -34,13 +33,15 @@ class LatentBits:
         z: float64 (H", W"), the same of `z`; of no size where there is no hyperprior.
         channels: float64 (M,), bits of each channel of `y`.
         stride: pixels a side of a position of `y`.
-        rest: bits of the file that no symbol accounts for: header, checksums, and what ends each substream.
+        guards: bits of the shifts of guarded rounding; 0 for codecs without.
+        rest: bits of the file that nothing of these accounts for: header, checksums, and what ends each substream.
     """
 
     y: np.ndarray
     z: np.ndarray
     channels: np.ndarray
     stride: int
+    guards: float
     rest: float
 
     def per_pixel(self) -> np.ndarray:
@@ -80,25 +81,17 @@ def latent_bits(codec: Codec, data: bytes, name: str = "<bytes>") -> LatentBits:
     Raises:
         What `Codec.decode` raises for damaged data.
     """
-    stream = bitstream.parse(data, name)
-    bundle, manifest = codec.bundle, codec.bundle.manifest
-    rows, columns = (math.ceil(side / manifest.stride) for side in (stream.height, stream.width))
-    z_shape = (1, manifest.hyper_channels, rows, columns)
-    z_rows = np.repeat(np.arange(z_shape[1], dtype=np.uint16), rows * columns)
-    z = range_coder.decode([stream.z], z_rows, bundle.z_tables, name).reshape(z_shape)
-    scale_index, _ = admitted_runner(bundle, codec.backend)(z)
-    y = range_coder.decode(stream.y, scale_index.ravel(), bundle.y_tables, name).reshape(scale_index.shape)
-
-    z_bits = np.zeros((rows, columns) if z_shape[1] else (0, 0))
-    for channel in range(z_shape[1]):
-        z_bits += symbol_bits(z[0, channel], np.full((rows, columns), channel), bundle.z_tables)
-    y_bits, channels = np.zeros(y.shape[2:]), np.zeros(y.shape[1])
-    for channel in range(y.shape[1]):  # a channel at a time bounds the memory
-        bits = symbol_bits(y[0, channel], scale_index[0, channel], bundle.y_tables)
+    found, bundle = held(codec, data, name), codec.bundle
+    z_bits = np.zeros(found.z.shape[2:] if found.z.shape[1] else (0, 0))
+    for channel in range(found.z.shape[1]):
+        z_bits += symbol_bits(found.z[0, channel], found.z_rows[0, channel], bundle.z_tables)
+    y_bits, channels = np.zeros(found.y.shape[2:]), np.zeros(found.y.shape[1])
+    for channel in range(found.y.shape[1]):  # a channel at a time bounds the memory
+        bits = symbol_bits(found.y[0, channel], found.y_rows[0, channel], bundle.y_tables)
         y_bits += bits
         channels[channel] = bits.sum()
-    rest = 8 * len(data) - float(y_bits.sum()) - float(z_bits.sum())
-    return LatentBits(y_bits, z_bits, channels, manifest.latent_stride, rest)
+    rest = 8 * len(data) - float(y_bits.sum()) - float(z_bits.sum()) - found.guards
+    return LatentBits(y_bits, z_bits, channels, bundle.manifest.latent_stride, found.guards, rest)
 
 
 def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:

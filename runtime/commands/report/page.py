@@ -248,9 +248,14 @@ def _time_part(times: Times, views: int) -> list[Markup]:
 
 
 def _bits_part(bits: LatentBits) -> list[Markup]:
-    parts = [("y", float(bits.y.sum())), ("z", float(bits.z.sum())), ("other", bits.rest)]
+    parts = [("y", float(bits.y.sum())), ("z", float(bits.z.sum())), ("guards", bits.guards), ("other", bits.rest)]
     parts = [(style, value / 8) for style, value in parts if value]
-    names = {"y": "latents y", "z": "hyper-latents z", "other": "header, checksums, ends of substreams"}
+    names = {
+        "y": "latents y",
+        "z": "hyper-latents z",
+        "guards": "shifts of guarded rounding",
+        "other": "header, checksums, ends of substreams",
+    }
     total = sum(value for _, value in parts)
     legend = [
         join([_swatch(style), f"{names[style]} {value:,.0f} bytes, {100 * value / total:.1f} %"])
