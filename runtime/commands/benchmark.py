@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.commands.cli import Parser, add_entropy_option, add_threads_option, run
+from ugicm.runtime.encoder.quality import default_quality
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.coding import coder
@@ -53,7 +54,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         raise UsageError("--repeat and --workers must be at least 1")
     images = _images(options.folder, options.size)
     codec = Codec.from_bundle(options.bundle, threads=options.threads, entropy_workers=options.entropy_workers)
-    quality = codec.quality(options.quality)
+    quality = default_quality(codec.qualities) if options.quality is None else options.quality
     found: dict[str, Any] = {
         "backend": codec.backend.name,
         "bundle": codec.bundle.manifest.architecture,
