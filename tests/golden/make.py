@@ -1,24 +1,33 @@
-"""`python -m tests.golden.make`: writes the golden files of format version 1; refuses to replace any.
+"""`python -m tests.golden.make`: writes the golden files of every format version; refuses to replace any.
 
 Files of every released version stay here and decode for ever.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import sys
-import zlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from tests.compressai_models import lively_raster, lively_staged
 from tests.small import lively
 from ugicm import Codec
+from ugicm.export.checkpoint import load
 from ugicm.export.to_onnx import export_bundle
 from ugicm.export.ugicm import ugicm_source
 from ugicm.runtime import bitstream
+from ugicm.runtime.additions import Section
+from ugicm.runtime.encoder import container
+from ugicm.runtime.files import sections
+from ugicm.runtime.files.picture import Picture
 
 HERE = Path(__file__).parent
+SIZES = ((1, 1, 1), (50, 70, 2), (64, 128, 1), (200, 90, 2))
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -29,25 +38,60 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def main() -> int:
-    folder = HERE / "v1"
-    if folder.exists():
-        print(f"error: {folder} exists; golden files are never replaced", file=sys.stderr)
+    """Writes the folders that are missing. Returns 2 where none is."""
+    makers = {"v1": make_version_1, "v2": make_sections, "v2-checkerboard": make_staged, "v2-raster": make_staged}
+    missing = [name for name in makers if not (HERE / name).exists()]
+    if not missing:
+        print(f"error: {HERE} is complete; golden files are never replaced", file=sys.stderr)
         return 2
+    for name in missing:
+        makers[name](HERE / name)
+    return 0
+
+
+def make_version_1(folder: Path) -> None:
+    """Files of a small `fast` codec."""
     export_bundle(ugicm_source(lively("fast")), folder / "bundle")
     codec = Codec.from_bundle(folder / "bundle", threads=1)
+    write(folder, codec, {f"{h}x{w}-q{q}": codec.encode(picture(h, w), q) for h, w, q in SIZES})
+
+
+def make_sections(folder: Path) -> None:
+    """A file of the codec of version 1 with every known section, and one that nobody knows."""
+    codec = Codec.from_bundle(HERE / "v1" / "bundle", threads=1)
+    extras = sections.sections_of(Picture(picture(50, 70), picture(50, 70)[..., 0], b"icc", b"MM\0*exif", b"<x/>"))
+    stream = bitstream.parse(codec.encode(picture(50, 70), 2))
+    data = container.pack(dataclasses.replace(stream, sections=(*extras, Section(98, b"unknown"))))
+    write(folder, codec, {"50x70-q2-sections": data})
+
+
+def make_staged(folder: Path) -> None:
+    """Files of a small codec with context: a checkerboard, or wavefronts."""
+    import torch
+
+    raster = folder.name == "v2-raster"
+    model = lively_raster("mbt2018", 6, 9) if raster else lively_staged("cheng2020-anchor-checkerboard", 8)
+    model.update(force=True)
+    with tempfile.TemporaryDirectory() as work:
+        torch.save({"state_dict": model.state_dict()}, Path(work) / "checkpoint.pth")
+        export_bundle(load(Path(work) / "checkpoint.pth"), folder / "bundle")
+    codec = Codec.from_bundle(folder / "bundle", threads=1)
+    write(folder, codec, {f"{h}x{w}-q{q}": codec.encode(picture(h, w), q) for h, w, q in ((1, 1, 1), (80, 130, 1))})
+
+
+def write(folder: Path, codec: Codec, files: dict[str, bytes]) -> None:
+    """Files and what is to come out of them."""
+    folder.mkdir(exist_ok=True)
     expected = {}
-    for height, width, quality in ((1, 1, 1), (50, 70, 2), (64, 128, 1), (200, 90, 2)):
-        name = f"{height}x{width}-q{quality}.ugic"
-        data = codec.encode(picture(height, width), quality)
-        (folder / name).write_bytes(data)
-        expected[name] = {
+    for name, data in files.items():
+        (folder / f"{name}.ugic").write_bytes(data)
+        means = {f"mean_{c}": float(codec.decode(data, c).mean()) for c in codec.conditions}
+        expected[f"{name}.ugic"] = {
             "symbol_checksum": bitstream.parse(data).symbol_checksum,
-            "mean_human": float(codec.decode(data).mean()),
-            "mean_machine": float(codec.decode(data, "machine").mean()),
-            "crc32": zlib.crc32(data),
+            **(means or {"mean": float(codec.decode(data).mean())}),
+            "sha256": hashlib.sha256(data).hexdigest(),
         }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +22,33 @@ FILES = sorted(HERE.glob("v*/*.ugic"))
 
 @pytest.fixture(scope="module")
 def codecs() -> dict[str, Codec]:
-    return {p.parent.name: Codec.from_bundle(p, threads=1) for p in HERE.glob("v*/bundle")}
+    found = {p.parent.name: Codec.from_bundle(p, threads=1) for p in HERE.glob("v*/bundle")}
+    return found | {"v2": found["v1"]}  # sections, which no codec knows
 
 
 def test_there_are_files_of_every_version() -> None:
-    assert {f.parent.name for f in FILES} == {"v1"}
+    versions = {bitstream.parse(f.read_bytes()).version for f in FILES}
+    assert versions == set(bitstream.VERSIONS)
+    assert {f.parent.name for f in FILES} == {"v1", "v2", "v2-checkerboard", "v2-raster"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_golden_files_decode(path: Path, codecs: dict[str, Codec]) -> None:
     expected = json.loads((path.parent / "expected.json").read_text())[path.name]
     data = path.read_bytes()
-    assert zlib.crc32(data) == expected["crc32"]
+    assert hashlib.sha256(data).hexdigest() == expected["sha256"]
     height, width = map(int, path.stem.split("-")[0].split("x"))
     codec = codecs[path.parent.name]
-    for condition in ("human", "machine"):
+    for condition in codec.conditions or (None,):
         image = codec.decode(data, condition)
         assert image.shape == (height, width, 3)
-        assert abs(float(image.mean()) - expected[f"mean_{condition}"]) < 0.1
+        assert abs(float(image.mean()) - expected[f"mean_{condition}" if condition else "mean"]) < 0.1
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+PROVED = [path for path in FILES if path.parent.name in ("v1", "v2")]  # not staged: the integers decide
+
+
+@pytest.mark.parametrize("path", PROVED, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_the_reference_decoder_reads_the_same_symbols(path: Path, codecs: dict[str, Codec]) -> None:
     """From the specification, the integer tables and the integer network alone: no constriction, no ONNX."""
     bundle = codecs[path.parent.name].bundle
