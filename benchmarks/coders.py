@@ -20,7 +20,8 @@ import numpy as np
 
 from ugicm.runtime import range_coder
 from ugicm.runtime.bundle import DEFAULT, Bundle
-from ugicm.runtime.coders import NAMES, VARIABLE, coder
+from ugicm.runtime.coders import NAMES, VARIABLE
+from ugicm.runtime.commands.coder import chosen
 from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.tables import TOTAL, Tables
 
@@ -50,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
         symbols = _symbols(rng, tables, rows)
         streams = []
         for name in NAMES:
-            _choose(name)
-            took, found = _timed(range_encoder.encode, symbols, rows, tables, SUBSTREAMS)
-            ns[kind][f"{name} encode"] += took
-            streams.append(found)
-            took, decoded = _timed(range_coder.decode, found, rows, tables)
-            ns[kind][f"{name} decode"] += took
+            with chosen(name):
+                took, found = _timed(range_encoder.encode, symbols, rows, tables, SUBSTREAMS)
+                ns[kind][f"{name} encode"] += took
+                streams.append(found)
+                took, decoded = _timed(range_coder.decode, found, rows, tables)
+                ns[kind][f"{name} decode"] += took
             if not np.array_equal(decoded, symbols):
                 print(f"{name}: other symbols in million {i}", file=sys.stderr)
                 return 1
@@ -67,12 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
     facts = {"symbols": sum(done.values()), "differences": 0, "ns a symbol": times, "start-up ms": _start_up()}
     print(json.dumps(facts, indent=1))
     return 0
-
-
-def _choose(name: str) -> None:
-    os.environ[VARIABLE] = name
-    coder.cache_clear()
-    coder()
 
 
 def _timed(work: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from ugicm.runtime.coders import NAMES, VARIABLE, coder
+from ugicm.runtime.coders import NAMES
+from ugicm.runtime.commands.coder import chosen
 
 __all__ = ["chosen", "each_coder"]
-
-
-@contextmanager
-def chosen(name: str) -> Iterator[None]:
-    """This coder in this process and those that it starts."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
-    coder.cache_clear()
-    try:
-        yield
-    finally:
-        del os.environ[VARIABLE]
-        if before is not None:
-            os.environ[VARIABLE] = before
-        coder.cache_clear()
 
 
 @pytest.fixture(scope="module", autouse=True, params=NAMES)

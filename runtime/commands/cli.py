@@ -27,6 +27,7 @@ VERBS = {
     "decode": "turn .ugic files back into images, for a person or for a machine",
     "info": "show what a bundle or a .ugic file holds, without decoding it",
     "verify": "check that the entropy path of a bundle is exact on this machine",
+    "conformance": "decode published streams with every coder, backend and setting of this machine",
     "env": "show what is installed here and which backends really work, for bug reports",
     "benchmark": "measure every stage on this machine: latency, throughput, memory",
     "report": "show what the codec does to images, as one page for the browser",

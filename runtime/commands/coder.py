@@ -1,8 +1,12 @@
-"""Which range coder runs on this machine, for `ugicm env` and `ugicm info`."""
+"""Which range coder runs on this machine, in words, and another one for a while."""
 
 from __future__ import annotations
 
-from ugicm.runtime.coders import coder
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ugicm.runtime.coders import VARIABLE, coder
 from ugicm.runtime.errors import BackendError
 
 
@@ -17,3 +21,18 @@ def coder_here() -> str:
         return coder_name()
     except BackendError as error:
         return f"none works: {error}"
+
+
+@contextmanager
+def chosen(name: str) -> Iterator[None]:
+    """This coder in this process, and in those that it starts."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    coder.cache_clear()
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
+        coder.cache_clear()
