@@ -11,7 +11,6 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from ugicm.runtime.errors import BundleError, PartError
 from ugicm.runtime.exact import ExactNetwork
+from ugicm.runtime.golden import check_entropy_path
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, read_plain, short
 from ugicm.runtime.onnx_bytes.check import check_graph
@@ -32,6 +32,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 DEFAULT = SHIPPED / "ugicm-fast"
 LARGEST_BUNDLE = 2**30  # bytes of all files
 LARGEST_ARRAYS = 2**28  # of one file, unpacked
+LARGEST_COUNT = 4096  # of one file
 
 
 def codec_id(
@@ -44,9 +45,8 @@ def codec_id(
 ) -> str:
     """Names everything that decides what a bitstream means: 16 hexadecimal digits.
 
-    A hash of the integer tables, the integer hyper-synthesis, the context's weights and the geometry (stride,
-    latent stride, latent channels, hyper channels); of a codec with context also its stages.
-    The synthesis, which only decides how latents become pixels, is left out: a re-trained or INT8 one reads the same
+    A hash of the integer tables, the integer hyper-synthesis, the context's weights, the geometry (stride, latent
+    stride, latent channels, hyper channels) and stages; not of the synthesis: a re-trained or INT8 one reads the same
     files.
     """
     h = hashlib.sha256(b"ugicm codec 1\0")
@@ -66,18 +66,24 @@ def read_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` without pickles, their sizes checked before they are read.
 
     Raises:
-        BundleError: not such an archive, or more than 256 MiB when unpacked.
+        BundleError: not such an archive, something in it that is no array of numbers, or more than 256 MiB unpacked.
     """
     try:
+        if data.count(b"PK\1\2") > LARGEST_COUNT:
+            raise BundleError(f"{where}: holds more than {LARGEST_COUNT} arrays; not a file of this toolkit")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > LARGEST_ARRAYS:
                 raise BundleError(f"{where}: unpacks to more than {LARGEST_ARRAYS} bytes; not a file of this toolkit")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
     except BundleError:
         raise
     except Exception as error:  # zipfile, zlib and numpy's header parser raise nearly every type on damaged data
         raise BundleError(f"{where}: not a readable array file ({short(error)}); export the bundle again") from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":  # a member without .npy comes as bytes
+            raise BundleError(f"{where}: {name[:80]!r} is no array of numbers; export the bundle again")
+    return found
 
 
 class Bundle:
@@ -96,24 +102,27 @@ class Bundle:
             self._given.update(given)
         arrays = self.arrays("tables.npz")
         self.y_tables, self.z_tables = (self._tables(arrays, name) for name in ("y", "z"))
-        self.gain = self._matrix(arrays, "gain", manifest.latent_channels)
-        self.inverse_gain = self._matrix(arrays, "inverse_gain", manifest.latent_channels)
-        self.condition_vectors = {
-            name: self._floats(arrays, f"condition_{name}", 1)[None] for name in manifest.conditions
-        }
-        self.exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
-        if self.z_tables.rows not in (manifest.hyper_channels, manifest.hyper_channels * manifest.qualities):
-            raise BundleError(f"{path}: the tables of z do not fit the manifest; export the bundle again")
-        if (self.exact is None) != (manifest.hyper_channels == 0 or manifest.schedule is not None):
-            raise BundleError(f"{path}: exact.npz does not fit the manifest; export the bundle again")
-        if not manifest.hyper_channels and len(self.y_tables.lengths) != manifest.latent_channels:
-            raise BundleError(f"{path}: the tables of y do not fit the manifest; export the bundle again")
-        geometry = (
-            manifest.stride,
-            manifest.latent_stride,
-            manifest.latent_channels,
-            manifest.hyper_channels,
-        )
+        coded, latents = manifest.hyper_channels, manifest.latent_channels
+        gains = (self._floats(arrays, name, (manifest.qualities, latents)) for name in ("gain", "inverse_gain"))
+        self.gain, self.inverse_gain = (gain[:, :, None, None] for gain in gains)
+        names = [f"condition_{name}" for name in manifest.conditions]
+        length = (arrays[names[0]].size if names and names[0] in arrays else 0,)
+        self.condition_vectors = {name[10:]: self._floats(arrays, name, length)[None] for name in names}
+        self.exact = exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
+        for what, fits in (
+            ("tables of z", self.z_tables.rows in (coded, coded * manifest.qualities)),
+            ("tables of y", bool(coded) or self.y_tables.rows == latents),
+            ("numbers in exact.npz", (exact is None) == (not coded or manifest.schedule is not None)),
+        ):
+            if not fits:
+                raise BundleError(f"{path}: the {what} do not fit the manifest; export the bundle again")
+        self.golden = self.arrays("golden.npz") if exact or manifest.schedule else {}
+        """Golden vectors, checked: `z0`, `scale_index0`, `mean0`, `z1`, …; of stages `symbols0` and `index0`."""
+        try:
+            check_entropy_path(manifest, exact, self.y_tables.rows, self.golden)
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}; export the bundle again") from None
+        geometry = (manifest.stride, manifest.latent_stride, latents, coded)
         found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry, manifest.schedule)
         if found != manifest.codec_id:
             raise BundleError(
@@ -122,34 +131,20 @@ class Bundle:
             )
 
     def _tables(self, arrays: Mapping[str, np.ndarray], name: str) -> Tables:
-        columns = [f"{name}_{column}" for column in ("frequencies", "lengths", "offsets")]
-        if missing := [c for c in columns if c not in arrays]:
-            raise BundleError(f"{self.path}: array {missing[0]} is missing; export the bundle again")
-        return Tables.from_arrays(*(arrays[c] for c in columns), name=f"{self.path}: tables of {name}")
+        columns = (arrays.get(f"{name}_{column}", np.zeros(0)) for column in ("frequencies", "lengths", "offsets"))
+        return Tables.from_arrays(*columns, name=f"{self.path}: tables of {name}")
 
-    def _matrix(self, arrays: Mapping[str, np.ndarray], name: str, channels: int) -> np.ndarray:
-        """(qualities, channels, 1, 1) float32."""
-        matrix = self._floats(arrays, name, 2)
-        if matrix.shape != (self.manifest.qualities, channels):
-            raise BundleError(f"{self.path}: array {name} has a wrong shape; export the bundle again")
-        return matrix[:, :, None, None]
-
-    def _floats(self, arrays: Mapping[str, np.ndarray], name: str, dimensions: int) -> np.ndarray:
+    def _floats(self, arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A float32 array of finite numbers."""
-        array = arrays.get(name)
-        if array is None or array.dtype != np.float32 or array.ndim != dimensions or not np.isfinite(array).all():
-            raise BundleError(f"{self.path}: array {name} is missing or no float32 numbers; export the bundle again")
+        array = arrays.get(name, np.zeros(0))
+        if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
+            raise BundleError(f"{self.path}: array {name} is missing or not float32 {shape}; export the bundle again")
         return array
 
     @property
     def codec_id(self) -> bytes:
         """8 bytes."""
         return bytes.fromhex(self.manifest.codec_id)
-
-    @cached_property
-    def golden(self) -> dict[str, np.ndarray]:
-        """Golden vectors of the exact path: `z0`, `scale_index0`, `mean0`, `z1`, …"""
-        return self.arrays("golden.npz")
 
     def file(self, name: str) -> bytes:
         """A file's bytes.

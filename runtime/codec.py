@@ -21,10 +21,9 @@ from ugicm.runtime.errors import UsageError
 from ugicm.runtime.graphs.run import Networks
 
 if TYPE_CHECKING:
+    from ugicm.runtime.encoder.request import Write
     from ugicm.runtime.many.pipeline import Outcome, Source
     from ugicm.runtime.processes.parallel_coder import ParallelCoder
-
-__all__ = ["Codec"]
 
 
 class Codec:
@@ -203,17 +202,17 @@ class Codec:
         times["entropy"] = (time.perf_counter() - started - running) * 1e3
         return result
 
-    def _coded(self, request: flow.Read | flow.Write) -> Any:
+    def _coded(self, request: flow.Read | Write) -> Any:
         """Symbols of streams, or streams of symbols."""
         tables = self.bundle.y_tables if request.table == "y" else self.bundle.z_tables
         rows, parallel = request.rows.ravel(), self.entropy_coder if request.table == "y" else None
-        if isinstance(request, flow.Write):
+        if not isinstance(request, flow.Read):
+            from ugicm.runtime.encoder.range_encoder import encode
+
             symbols = request.symbols.ravel()
             if parallel is not None:
                 return parallel.encode(symbols, rows, request.count)
-            from ugicm.runtime.encoder import range_encoder
-
-            return range_encoder.encode(symbols, rows, tables, request.count)
+            return encode(symbols, rows, tables, request.count)
         if parallel is not None:
             found = parallel.decode(request.streams, rows, request.name)
         else:

@@ -57,6 +57,10 @@ class BackendError(UgicError):
     """A backend, provider or option was asked for and is not usable here."""
 
 
+class AnswerError(BundleError, BackendError):
+    """A graph answers with arrays of another number, type or shape than the runtime reads."""
+
+
 class OutputError(UgicError):
     """An output file cannot be written."""
 

@@ -1,16 +1,12 @@
-"""The exact network: an integer hyper-synthesis `h_s`, from `z` to scale indexes and means, the same on every
-machine.
+"""The exact network: an integer hyper-synthesis `h_s`, `z` to scale indexes and means, the same on every machine.
 
 A layer is a convolution of integers, then ``v = clip(round_half_even(acc * 2^-shift), low, high)``, then
 optionally a table (leaky ReLU and such), then a pixel shuffle; ReLU is ``low = 0``. The largest accumulator
 that any legal input can cause follows from the weights and the clip ranges alone (`ExactNetwork.bounds`).
 Where it stays below 2^24, fp32 represents every partial sum in whatever order a library adds: any fp32 direct
-or matrix-product convolution gives these integers. Algorithms that transform their operands first (Winograd,
-FFT) do not. Weights of 8 bits and activations of 11 bits also survive TF32's 11-bit significands, and 8-bit
-activations those of bfloat16, where sums are kept in fp32.
+or matrix-product convolution gives these integers; `docs/exactness.md` says what else does.
 
-After Ballé, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR
-2019. This module is the reference in numpy; the graphs of a bundle are checked against it bit for bit.
+After Ballé, Johnston and Minnen, "Integer networks for data compression with latent-variable models", ICLR 2019.
 """
 
 from __future__ import annotations
@@ -33,12 +29,7 @@ _VECTORS = {"bias": np.int32, "shift": np.int8, "low": np.int32, "high": np.int3
 
 
 class LayerBound(NamedTuple):
-    """The proof of one layer.
-
-    Attributes:
-        name: as the ONNX graph names it, e.g. "h_s/conv0".
-        accumulator: largest possible magnitude of any partial sum, bias included.
-    """
+    """The proof of one layer, by its name in the ONNX graph: the largest magnitude of any partial sum, with bias."""
 
     name: str
     accumulator: int
@@ -53,10 +44,8 @@ class ExactLayer:
         bias: int32 (O,), in units of the accumulator.
         shift: int8 (O,), -24..24: the accumulator is multiplied by 2^-shift.
         low, high: int32 (O,), the range a value is clipped to.
-        upsample: 1, or 2 for a pixel shuffle at the end: channel 4c + 2i + j goes to channel c, row i, column
-            j.
-        table: int16 (high - low + 1,) or None. A value v becomes table[v - low]; all channels share low and
-            high.
+        upsample: 1, or 2 for a pixel shuffle at the end: channel 4c + 2i + j goes to channel c, row i, column j.
+        table: int16 (high - low + 1,) or None. A value v becomes table[v - low]; all channels share low and high.
     """
 
     weight: NDArray[np.signedinteger]
@@ -102,22 +91,21 @@ class ExactLayer:
         shape = (self.outputs, self.upsample**2)
         return self.low.reshape(shape).min(1).astype(np.int64), self.high.reshape(shape).max(1).astype(np.int64)
 
-    def accumulator_bounds(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Largest magnitude of any partial sum of each output channel, int64 (O,).
+    def accumulator_bounds(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Largest magnitude of any partial sum of each output channel, float64 (O,), integers.
 
-        Every product lies between its extremes over [min(low, 0), max(high, 0)] (padding adds the 0), so any
-        subset of a channel's products and its bias sums to something between the sums of all negative and of
-        all positive extremes.
+        Every product lies between its extremes over [min(low, 0), max(high, 0)] (padding adds the 0), so any subset of
+        a channel's products and its bias sums to something between the sums of all negative and all positive extremes.
 
         Args:
             low, high: int64 (I,), the range of each input channel.
         """
-        positive = np.maximum(self.weight, 0).sum((2, 3), dtype=np.int64)
-        negative = np.minimum(self.weight, 0).sum((2, 3), dtype=np.int64)
-        below, above = np.minimum(low, 0), np.maximum(high, 0)
-        bias = self.bias.astype(np.int64)
-        top = positive @ above + negative @ below + np.maximum(bias, 0)
-        bottom = positive @ below + negative @ above + np.minimum(bias, 0)
+        # Integers in float64 do not wrap: below 2^53 they are exact, and no sum of magnitudes above comes out below.
+        positive = np.maximum(self.weight, 0).sum((2, 3), dtype=np.int64).astype(np.float64)
+        negative = np.minimum(self.weight, 0).sum((2, 3), dtype=np.int64).astype(np.float64)
+        below, above = np.minimum(low, 0).astype(np.float64), np.maximum(high, 0).astype(np.float64)
+        top = positive @ above + negative @ below + np.maximum(self.bias, 0)
+        bottom = positive @ below + negative @ above + np.minimum(self.bias, 0)
         return np.maximum(top, -bottom)
 
 
@@ -131,11 +119,9 @@ class ExactNetwork:
         mean_channels: M, or 0 where the model has no means.
         mean_fraction_bits: a mean is its integer times 2^-mean_fraction_bits.
         input_limit: centred `z` lies in [-input_limit, input_limit].
-        ones: where positive, the first layer reads one more input channel, the last, holding this constant
-            (and, like every channel, zeros outside the image). It serves models whose float `h_s` saw `z`
-            plus its medians.
-        scale_table: uint8 (high + 1,), the scale index of each value of a scale channel, or None: the value
-            is the index.
+        ones: where positive, the first layer reads one more input channel, the last, holding this constant (and zeros
+            outside the image). It serves models whose float `h_s` saw `z` plus its medians.
+        scale_table: uint8 (high + 1,), the scale index of each value of a scale channel; None: the value is the index.
     """
 
     layers: tuple[ExactLayer, ...]
@@ -152,7 +138,7 @@ class ExactNetwork:
         for i, (layer, following) in enumerate(zip(self.layers, self.layers[1:], strict=False)):
             if layer.outputs != following.weight.shape[1]:
                 raise ValueError(f"layer {i + 1} reads {following.weight.shape[1]} channels of {layer.outputs}")
-        if self.z_channels < 1 or self.ones < 0 or not 0 < self.input_limit < 2**15:
+        if self.z_channels < 1 or not 0 <= self.ones < EXACT_LIMIT or not 0 < self.input_limit < 2**15:
             raise ValueError("no input channels, or ones or input_limit outside its range")
         last = self.layers[-1]
         m = self.scale_channels
@@ -193,15 +179,11 @@ class ExactNetwork:
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The arrays that a bundle stores; `from_arrays` reads them back."""
         arrays: dict[str, NDArray[np.generic]] = {name: np.asarray(getattr(self, name), "<i4") for name in _SCALARS}
-        if self.scale_table is not None:
-            arrays["scale_table"] = self.scale_table
+        arrays |= {} if self.scale_table is None else {"scale_table": self.scale_table}
         for i, layer in enumerate(self.layers):
-            arrays[f"layer{i}_weight"] = layer.weight
-            for name in _VECTORS:
-                arrays[f"layer{i}_{name}"] = getattr(layer, name)
+            arrays |= {f"layer{i}_{name}": getattr(layer, name) for name in ("weight", *_VECTORS)}
             arrays[f"layer{i}_upsample"] = np.asarray(layer.upsample, "<i4")
-            if layer.table is not None:
-                arrays[f"layer{i}_table"] = layer.table
+            arrays |= {} if layer.table is None else {f"layer{i}_table": layer.table}
         return arrays
 
     @classmethod

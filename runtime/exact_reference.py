@@ -80,3 +80,16 @@ def reference_runner(network: ExactNetwork) -> Callable[[np.ndarray], tuple[np.n
         return scale_index, None if means is None else means.astype(np.float32) * unit
 
     return runner
+
+
+def factorised_runner(channels: int) -> Callable[[np.ndarray], tuple[np.ndarray, None]]:
+    """The stand-in for `h_s` in a codec without a hyperprior: the row of a symbol is its channel, the mean 0.
+
+    It reads of `z`, which has no channels there, the size alone.
+    """
+    rows = np.arange(channels, dtype=np.uint16)[:, None, None]
+
+    def runner(z: np.ndarray) -> tuple[np.ndarray, None]:
+        return np.broadcast_to(rows, (z.shape[0], channels, *z.shape[2:])), None
+
+    return runner

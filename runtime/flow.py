@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from ugicm.runtime.errors import CodecMismatchError, CorruptFileError, Desynchro
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.symbols import least_bits, padded_size, z_first, z_rows
 
+if TYPE_CHECKING:
+    from ugicm.runtime.encoder.request import Write
 Answer = TypeVar("Answer")
 Work = Callable[..., Sequence[Any]]
 
@@ -65,18 +67,8 @@ class Read:
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Write:
-    """Asks the range coder for `count` substreams that hold int32 symbols by their table rows; `table` as of `Read`."""
-
-    table: str
-    symbols: np.ndarray
-    rows: np.ndarray
-    count: int
-
-
-Request = Run | Read | Write
-Flow = Generator[Request, Any, Answer]
+Request: TypeAlias = "Run | Read | Write"
+Flow = Generator["Request", Any, Answer]
 
 
 def drive(flow: Flow[Answer], answer: Callable[[Request], Any]) -> Answer:

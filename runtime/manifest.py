@@ -140,10 +140,10 @@ class Manifest:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{where}: not a manifest; export the bundle again") from error
         if version not in READ:
-            raise VersionError(
-                f"{where}: bundle format {version!r}, but this release reads {READ[0]} to {READ[-1]}; export it again"
-            )
+            said = f"{where}: bundle format {repr(version)[:40]}"
+            raise VersionError(f"{said}, but this release reads {READ[0]} to {READ[-1]}; export it again")
         try:
+            json.dumps(values, ensure_ascii=False).encode()  # no text of it holds half a character
             values["graphs"] = {
                 str(k): GraphEntry(_file_name(v["file"]), tuple(map(str, v["inputs"])), tuple(map(str, v["outputs"])))
                 for k, v in values["graphs"].items()
@@ -161,7 +161,7 @@ class Manifest:
                 raise ValueError("a file has a negative size")
             manifest = cls(**values)
             manifest._check()
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(f"{where}: malformed manifest ({short(error)}); export the bundle again") from error
         return manifest
 
@@ -177,25 +177,29 @@ class Manifest:
             raise ValueError(f"unknown context {self.context!r}")
         if len(self.codec_id) != 16 or len(bytes.fromhex(self.codec_id)) != 8:
             raise ValueError("codec_id is not 16 hexadecimal digits")
-        for name in ("architecture", "precision", "context_digest"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a text")
+        for text in (self.architecture, self.precision, self.context_digest):
+            if not isinstance(text, str) or not text.isprintable() or len(text) > 128:
+                raise ValueError(f"{text!r} is no name or digest")
         if not isinstance(self.model, dict):
             raise ValueError("model must be an object")
         if not all(0 <= beta <= 1 for beta in self.conditions.values()):
             raise ValueError("a condition lies outside 0 to 1")
         if self.schedule is not None and not {"h_s", *self.schedule.graphs} <= set(self.graphs):
             raise ValueError("a graph of its schedule is missing")
+        if self.schedule is not None:
+            self.schedule.check_graphs({name: (graph.inputs, graph.outputs) for name, graph in self.graphs.items()})
+        for name in (*self.conditions, *self.graphs):  # they go into names of files
+            _file_name(name)
         if len({join.weight for join in self.views}) < len(self.views):
             raise ValueError("two views of one weight")
         for name, graph in self.graphs.items():
-            if graph.file not in self.files:
-                raise ValueError(f"graph {name} has no file")
+            if graph.file not in self.files or not graph.inputs or not graph.outputs:
+                raise ValueError(f"graph {name} has no file, no inputs or no outputs")
 
 
 def _file_name(name: str) -> str:
     if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name or name in (".", ".."):
-        raise ValueError(f"file name {name!r} leaves the bundle")
+        raise ValueError(f"file name {name!r} leaves its folder")
     if not name.isprintable() or len(name) > 128:
         raise ValueError(f"file name {name!r} is none that export writes")
     return name

@@ -18,7 +18,6 @@ from ugicm.runtime.fields import read_varint
 from ugicm.runtime.tables import Rows, Tables
 
 _WORD = 4  # bytes of a range coder word
-_BLOCK = 8192  # symbols that are counted at once
 
 
 def decode(streams: Sequence[bytes], rows: Rows, tables: Tables, name: str = "<bytes>") -> NDArray[np.int32]:
@@ -61,27 +60,11 @@ def parts(rows: Rows, tables: Tables, substreams: int, name: str = "<bytes>") ->
     total = rows.size if coded is None else int(np.count_nonzero(coded))
     cuts = [i * total // substreams for i in range(substreams)]
     if coded is not None and total < rows.size:
-        cuts = _positions(coded, cuts, total)
+        from ugicm.runtime.substreams import positions
+
+        cuts = positions(coded, cuts, total)
     cuts[0] = 0
     return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], rows.size], strict=True)]
-
-
-def _positions(mask: NDArray[np.bool_], ordinals: list[int], total: int) -> list[int]:
-    """Where the true elements of these ordinals stand, of `total`; the end for one past the last. Ascending."""
-    if len(ordinals) * _BLOCK > mask.size:
-        positions = np.append(np.flatnonzero(mask), mask.size)
-        return [int(p) for p in positions[ordinals]]
-    # Counting is a hundred times faster than listing, so only the blocks that are wanted are listed.
-    counts = [np.count_nonzero(mask[at : at + _BLOCK]) for at in range(0, mask.size, _BLOCK)]
-    ends = np.cumsum(counts)
-    out = []
-    for ordinal, block in zip(ordinals, np.searchsorted(ends, ordinals, side="right").tolist(), strict=True):
-        if ordinal >= total:
-            out.append(mask.size)
-            continue
-        inside = np.flatnonzero(mask[block * _BLOCK : (block + 1) * _BLOCK])
-        out.append(block * _BLOCK + int(inside[ordinal - int(ends[block]) + counts[block]]))
-    return out
 
 
 def grouped_rows(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], list[int]]:

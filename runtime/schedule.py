@@ -19,6 +19,8 @@ BAND_BITS = range(6, 21)
 BLOCKS = range(64, 65537)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TAKEN = frozenset({"g_a", "h_a", "h_s", "h_s_mean", "context", "g_s", "g_s_trunk", "condition"})
+GIVEN = frozenset({"z", "y_hat", "even", "gain", "inverse_gain"})
+"""What graphs of stages may read before any has run."""
 _KEYS = {"band_bits", "block", "stages"}
 _STAGE_KEYS = {"graph", "channels", "positions", "after"}
 
@@ -67,6 +69,7 @@ class Schedule:
 
     def check(self, latent_channels: int) -> None:
         """Raises ValueError with a short reason unless every latent is decoded exactly once, within all limits."""
+        _whole(latent_channels, range(1, 4097), "latent_channels")
         _whole(self.band_bits, BAND_BITS, "band_bits")
         _whole(self.block, BLOCKS, "block")
         if not 1 <= len(self.stages) <= 2 * latent_channels:
@@ -95,6 +98,24 @@ class Schedule:
                 decoded[parity][first:end] = [True] * (end - first)
         if not all(map(all, decoded)):
             raise ValueError("some latents are never decoded")
+
+    def check_graphs(self, graphs: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> None:
+        """Raises ValueError unless each graph, by its inputs and outputs, reads known arrays and gives a stage's."""
+        known = GIVEN | set(graphs["h_s"][1])
+        steps = [("h_s", set[str](), set[str]())]
+        for stage in self.stages:
+            more = {"neighbours"} if stage.positions == WAVEFRONT else set()
+            steps.append((stage.graph, {"index", "mean"}, more))
+            if stage.after is not None:
+                steps.append((stage.after, {"lrp"}, more))
+        for name, needed, more in steps:
+            inputs, outputs = graphs[name]
+            known |= more
+            if not set(inputs) <= known:
+                raise ValueError(f"graph {name} reads what no graph before it gives")
+            if len(set(outputs)) < len(outputs) or not needed <= set(outputs) or GIVEN & set(outputs):
+                raise ValueError(f"graph {name} gives other outputs than a stage's")
+            known |= set(outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as the manifest holds them."""

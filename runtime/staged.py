@@ -103,6 +103,8 @@ class Latents:
 
     def _run(self, graph: str, run: Run) -> Asks:
         entry = self._bundle.graph(graph)[0]
+        if missing := set(entry.inputs) - set(self._known):
+            raise BundleError(f"{self._bundle.path}: graph {graph} reads {min(missing)!r}, which nothing gives here")
         outputs = yield run(graph, {name: self._known[name] for name in entry.inputs})
         self._known.update(zip(entry.outputs, outputs, strict=True))
 

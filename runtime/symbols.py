@@ -10,8 +10,6 @@ import numpy as np
 from ugicm.runtime.tables import TOTAL, Tables
 
 SYMBOLS_A_SUBSTREAM = 131072
-LARGEST_SYMBOL = 2**31 - 1
-_CACHED = 2**17  # numbers of an array that stay in a processor's cache, several such arrays beside each other
 
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:

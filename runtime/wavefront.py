@@ -132,4 +132,4 @@ def _rows(array: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 4 or array.shape[0] != 1 or array.shape[2:] != shape[1:]:
         raise BundleError(f"a graph gives {array.shape} for latents of {shape}; export the bundle again")
-    return np.ascontiguousarray(array[0].reshape(array.shape[1], -1).T)
+    return np.ascontiguousarray(array[0].reshape(array.shape[1], shape[1] * shape[2]).T)

@@ -67,17 +67,6 @@ def open_backend(
         from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(threads=threads)
-    from ugicm.runtime.backends.gpu.engines import PRECISIONS, DeviceGraphs
+    from ugicm.runtime.backends.gpu.opening import open_gpu
 
-    if precision not in (None, *PRECISIONS):
-        raise BackendError(f"unknown precision {precision!r}; there is: {', '.join(PRECISIONS)}")
-    if name == "onnxruntime-cuda":
-        from ugicm.runtime.backends.gpu.onnxruntime_cuda import OnnxRuntimeCuda
-
-        chosen = None if precision is None or bundle is None else DeviceGraphs.open(bundle, precision)
-        return OnnxRuntimeCuda(chosen)
-    if bundle is None:
-        raise BackendError(f"backend {name} needs a bundle, whose engines it runs")
-    from ugicm.runtime.backends.gpu.tensorrt import TensorRT
-
-    return TensorRT(name, DeviceGraphs.open(bundle, precision or "fp16"))
+    return open_gpu(name, bundle, precision)

@@ -9,19 +9,21 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ugicm.runtime.admission import graph_runner, reproduces
-from ugicm.runtime.backends import Backend, Graph, open_backend
+from ugicm.runtime.backends import Backend, open_backend
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
 from ugicm.runtime.backends.providers import providers
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.commands.cli import Parser, run
 from ugicm.runtime.errors import BackendError, BundleError
 from ugicm.runtime.exact_reference import reference_runner
+from ugicm.runtime.graphs.answers import Answers
 from ugicm.runtime.stage_admission import SHARE, deviation
 
 
@@ -86,15 +88,8 @@ def staged(bundle: Bundle, backend: str | None) -> list[Verdict]:
     assert bundle.manifest.schedule is not None
     band, verdicts = bundle.manifest.schedule.band, []
     for options, candidate in configurations(bundle, backend):
-        loaded: dict[str, Graph] = {}
-
-        def graph(name: str, candidate: Backend = candidate, loaded: dict[str, Graph] = loaded) -> Graph:
-            if name not in loaded:
-                loaded[name] = candidate.load(bundle.graph(name)[1], name)
-            return loaded[name]
-
         try:
-            found = deviation(bundle, graph)
+            found = deviation(bundle, cache(partial(Answers(bundle).load, candidate)))
             reason = f"at most {found:.2g} rows from golden, of {SHARE * band:.2g} allowed; band {band:.2g}"
             verdicts.append(Verdict(candidate.name, options, found <= SHARE * band, reason))
         except BackendError as error:

@@ -15,8 +15,9 @@ from ugicm.runtime.bitstream import MAX_PIXELS, MAX_SIDE, Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder import analysis
 from ugicm.runtime.encoder.container import pack
+from ugicm.runtime.encoder.request import Write
 from ugicm.runtime.errors import ImageError
-from ugicm.runtime.flow import Flow, Write, asking
+from ugicm.runtime.flow import Flow, asking
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, padded_size, z_first, z_rows
 

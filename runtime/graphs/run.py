@@ -20,7 +20,7 @@ import numpy as np
 from ugicm.runtime.admission import Exact, admitted_runner
 from ugicm.runtime.backends import Backend, Graph
 from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.errors import BackendError
+from ugicm.runtime.graphs.answers import Answers
 from ugicm.runtime.graphs.area import TILED, Area
 from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.symbols import checkerboard
@@ -61,6 +61,7 @@ class Networks:
     Attributes:
         bundle, backend: as given.
         area: how large the pieces are that graphs run on.
+        answers: loads graphs whose answers are checked.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
@@ -69,6 +70,7 @@ class Networks:
         on_device = hasattr(backend, "device")
         self._folds = bundle.folds and not on_device
         self.area = Area(bundle.manifest, *((math.inf, math.inf) if on_device else ()))
+        self.answers = Answers(bundle)
         self._opened = Sessions()
         self._local = threading.local()
 
@@ -103,8 +105,6 @@ class Networks:
         for pictures in self.pictures(joined([y_hat for y_hat, _, _ in files]), quality, vectors):
             for i, (_, height, width) in enumerate(files):
                 cropped = pictures[i, :height, :width]
-                if tuple(cropped.shape) != (height, width, 3):
-                    raise BackendError("g_s gave a picture of another size; the bundle is broken: export it again")
                 # A GPU's graph overwrites its output in its next run.
                 found[i].append(np.asarray(cropped) if device is None else cropped.keep())
         return found
@@ -116,7 +116,7 @@ class Networks:
         sessions = self.sessions()
         if sessions.exact is None:
             with sessions.lock:
-                sessions.exact = sessions.exact or admitted_runner(self.bundle, self.backend)
+                sessions.exact = sessions.exact or admitted_runner(self.bundle, self.backend, self.answers)
         started = time.perf_counter()
         if self.area.whole("h_s", *z.shape[2:]):
             rows, mean = sessions.exact(z)
@@ -193,12 +193,11 @@ class Networks:
                 if view is None:
                     while len(sessions.views) >= VIEWS_KEPT:
                         sessions.views.pop(next(iter(sessions.views)))
-                    model, weights = self.bundle.view(condition)
-                    view = self.backend.load(model, name, weights)
+                    view = self.answers.load(self.backend, name, self.bundle.view(condition))
                 sessions.views[key] = view
                 return view
             if name not in sessions.graphs:
-                sessions.graphs[name] = self.backend.load(self.bundle.graph(name)[1], name)
+                sessions.graphs[name] = self.answers.load(self.backend, name)
             return sessions.graphs[name]
 
     def sessions(self) -> Sessions:

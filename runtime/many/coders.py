@@ -9,7 +9,8 @@ import numpy as np
 from ugicm.runtime import range_coder
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder import range_encoder
-from ugicm.runtime.flow import Read, Write
+from ugicm.runtime.encoder.request import Write
+from ugicm.runtime.flow import Read
 from ugicm.runtime.processes.pool import Pool
 from ugicm.runtime.processes.shared import Placed, Shared
 from ugicm.runtime.processes.worker import shared_memory

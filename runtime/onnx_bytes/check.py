@@ -20,13 +20,11 @@ _DOMAINS = (b"", b"ai.onnx", b"com.microsoft")  # those that the libraries thems
 def check_graph(model: bytes, where: Path) -> dict[str, tuple[int, ...]]:
     """Refuse a graph with external data, control flow, functions or operators of another domain, and another format.
 
-    Weights that say nothing but that they are given are let pass: whoever loads the graph has to give all of them.
-
     A network has no use for any of them; with them, a file could read other files or run without end. How much memory
     its operators ask for cannot be told from the file.
 
     Returns:
-        The float32 weights that have to be given: name → shape.
+        The float32 weights that whoever loads the graph has to give: name → shape. The file says no more of them.
 
     Raises:
         BundleError: what was found, or a file that is no protocol buffer.

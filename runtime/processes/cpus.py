@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 
 from ugicm.runtime.errors import UsageError
 
@@ -42,16 +41,7 @@ def threads(asked: int | None) -> int | None:
         return asked
     if "ORT_INTRA_OP_NUM_THREADS" in os.environ:
         return None
-    usable = processors() if _more_threads() else 1
+    from ugicm.runtime.processes.quota import may_start_threads
+
+    usable = processors() if may_start_threads() else 1
     return usable if usable < machine() else None
-
-
-def _more_threads() -> bool:
-    """Whether this process may start a thread: a limit of processes, which counts threads, may forbid it."""
-    probe = threading.Thread(target=int)
-    try:
-        probe.start()
-    except RuntimeError:
-        return False
-    probe.join()
-    return True

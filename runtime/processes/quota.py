@@ -1,8 +1,9 @@
-"""The time that control groups grant this process."""
+"""The time and the threads that the system grants this process."""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -50,3 +51,14 @@ def _groups(root: Path) -> Iterator[Path]:
             while folder != top and top in folder.parents:
                 folder = folder.parent
                 yield folder
+
+
+def may_start_threads() -> bool:
+    """Whether this process may start a thread: a limit of processes, which counts threads, may forbid it."""
+    probe = threading.Thread(target=int)
+    try:
+        probe.start()
+    except RuntimeError:
+        return False
+    probe.join()
+    return True

@@ -1,4 +1,4 @@
-"""What fuzzing runs: any bytes as a file, its sections, a staged substream, a manifest, arrays or a picture."""
+"""The target of fuzzing: any bytes as a file, its sections, a staged substream, a bundle's parts or a picture."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ KINDS = (
     "a staged substream",
     "sections of a file",
     "a picture",
+    "graphs with other answers",
+    "members of a bundle's array files",
+    "values of a bundle's manifest",
 )
 _LARGEST = 1 << 20  # pixels of a picture: larger ones take memory and show nothing more
 _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
@@ -102,6 +105,10 @@ def attack(data: bytes) -> str:
                 _carry(files[0], payload)
             elif kind == 8:
                 _read(payload)
+            elif kind > 8:
+                from tests.attacks import bundles
+
+                bundles.use_changed(kind, payload)
             else:
                 names = ("tables.npz", "exact.npz")
                 changed = {names[kind - 3]: payload} if kind < 5 else edited({n: contents[n] for n in names}, payload)
@@ -175,14 +182,20 @@ def _indexes(before: np.ndarray) -> np.ndarray:
     return (30 + 36 * np.sin(0.37 * np.arange(before.size) + before / 100)).astype(np.float32)
 
 
-def _use(manifest: Manifest, contents: dict[str, bytes], file: bytes) -> None:
-    """Opens a bundle whose author knows how to compute a codec id, and decodes and encodes with it."""
+def opened(contents: Mapping[str, bytes], manifest: Manifest | None = None) -> Bundle:
+    """A bundle of files in memory whose author knows how to compute a codec id."""
+    manifest = manifest or Manifest.from_json(contents[MANIFEST].decode(), Path(MANIFEST))
     try:
-        bundle = Bundle(Path("bundle"), manifest, contents)
+        return Bundle(Path("bundle"), manifest, contents)
     except UgicError as error:
         if not (found := re.search(r"its contents make ([0-9a-f]{16})", str(error))):
             raise
-        bundle = Bundle(Path("bundle"), replace(manifest, codec_id=found[1]), contents)
+        return Bundle(Path("bundle"), replace(manifest, codec_id=found[1]), contents)
+
+
+def _use(manifest: Manifest, contents: dict[str, bytes], file: bytes) -> None:
+    """Decodes and encodes with a bundle."""
+    bundle = opened(contents, manifest)
     codec = Codec(bundle, prepare()[0].backend)
     stream = replace(bitstream.parse(file), codec_id=bundle.codec_id)
     with suppress(UgicError):  # other tables, other symbols; encoding has faults of its own to show
@@ -232,6 +245,8 @@ def seeds() -> list[bytes]:
     found += [b"\2" + manifest.encode(), b"\3" + small[0], b"\4" + small[1]]
     found += [bytes([5, array]) + edit[1:] for array in range(27)]
     found += [bytes([5, array, operation]) + edit[2:] for array in (2, 7) for operation in Edit]
+    rng = np.random.default_rng(9)
+    found += [bytes([kind]) + rng.bytes(48) for kind in (9, 10, 11) for _ in range(8)]
     return found + _seeds_of_sections(bitstream.parse(files[0])) + [b"\x08" + data for data in _seeds_of_pictures()]
 
 
