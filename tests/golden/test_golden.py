@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from tests.coders import each_coder  # noqa: F401
 from tests.golden.make import main
-from tests.reference import decoder
+from tests.reference import decoder, staged
 from ugicm import Codec
 from ugicm.runtime import bitstream, exact_reference
+from ugicm.runtime.schedule import POSITIONS, Stage
 from ugicm.runtime.tables import Tables
 
 HERE = Path(__file__).parent
@@ -63,12 +68,65 @@ def test_the_reference_decoder_reads_the_same_symbols(path: Path, codecs: dict[s
     assert bitstream.symbol_checksum(z, y) == stream.symbol_checksum
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent.name == "v2-checkerboard"], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_the_reference_decoder_reads_stages(path: Path, codecs: dict[str, Codec]) -> None:
+    """From the specification and the integer tables, graphs by ONNX's reference: no constriction, no ONNX Runtime."""
+    bundle = codecs[path.parent.name].bundle
+    m, file = bundle.manifest, staged.read_file(path.read_bytes())
+    assert file.version == 2 and file.band_bits and m.schedule is not None
+    height, width = (-(-n // m.stride) for n in (file.height, file.width))
+    z_rows = np.repeat(np.arange(m.hyper_channels), height * width)
+    z = read([file.z], z_rows, bundle.z_tables).reshape(1, -1, height, width)
+    shape = (m.latent_channels, height * m.stride // m.latent_stride, width * m.stride // m.latent_stride)
+    y, y_hat = np.zeros(shape, np.int32), np.zeros((1, *shape), np.float32)
+    parity = np.add.outer(np.arange(shape[1]), np.arange(shape[2])) % 2
+    known = {"z": z.astype(np.float32), "y_hat": y_hat, "even": (parity == 0).astype(np.float32)[None, None]}
+
+    def run(name: str) -> None:
+        model = onnx.load_model_from_string(bundle.graph(name)[1])
+        inputs = {i.name: known[i.name] for i in model.graph.input}
+        known.update(zip(bundle.graph(name)[0].outputs, ReferenceEvaluator(model).run(None, inputs), strict=True))
+
+    def end(stage: Stage, symbols: list[int]) -> None:
+        there = np.isin(parity, POSITIONS[stage.positions])
+        part = np.array(symbols, np.int64).astype(np.int32).reshape(-1, np.count_nonzero(there))
+        y[slice(*stage.channels)][:, there] = part
+        y_hat[0, slice(*stage.channels)][:, there] = part + known["mean"][0][:, there]
+        if stage.after is not None:
+            run(stage.after)
+            y_hat[0, slice(*stage.channels)][:, there] += known["lrp"][0][:, there]
+
+    def beginning(i: int) -> Callable[[list[list[int]]], list[float]]:
+        def indexes(done: list[list[int]]) -> list[float]:
+            if i:
+                end(stages[i - 1], done[-1])
+            run(stages[i].graph)
+            there = np.isin(parity, POSITIONS[stages[i].positions])
+            return known["index"][0][:, there].ravel().tolist()
+
+        return indexes
+
+    run("h_s")
+    stages = m.schedule.stages
+    tables = (lists(bundle.y_tables), bundle.y_tables.offsets.tolist())
+    asked = [beginning(i) for i in range(len(stages))]
+    done = staged.decode_staged(file.y[0], asked, file.band_bits, file.block, *tables)
+    end(stages[-1], done[-1])
+    modulo = np.concatenate([z.ravel(), y.ravel()]).astype("<u2")
+    assert zlib.crc32(modulo.tobytes()) == file.symbol_checksum
+
+
 def read(streams: list[bytes], rows: np.ndarray, tables: Tables) -> np.ndarray:
-    lengths = tables.lengths.tolist()
-    ends = np.cumsum(lengths).tolist()
-    frequencies = [tables.frequencies[end - n : end].tolist() for n, end in zip(lengths, ends, strict=True)]
-    symbols = decoder.decode_symbols(streams, rows.tolist(), frequencies, tables.offsets.tolist())
+    symbols = decoder.decode_symbols(streams, rows.tolist(), lists(tables), tables.offsets.tolist())
     return np.array(symbols, np.int64).astype(np.int32)
+
+
+def lists(tables: Tables) -> list[list[int]]:
+    """The frequencies of each row."""
+    ends = np.cumsum(tables.lengths).tolist()
+    return [tables.frequencies[end - n : end].tolist() for n, end in zip(tables.lengths.tolist(), ends, strict=True)]
 
 
 def test_golden_files_are_never_replaced(capsys: pytest.CaptureFixture[str]) -> None:
