@@ -40,16 +40,16 @@ VARIABLE = {
 """Architectures of a variable rate → their class."""
 SERVED = EXACT | CHECKERBOARDS | RASTER_SCANS | VARIABLE
 
-_SERIAL = (
-    "the scales of its latents depend on latents decoded before them (serial context), which cannot be served exactly "
-    "here; take a model whose scales come from z alone, such as mbt2018-mean or bmshj2018-hyperprior"
+_STAGES = (
+    "its latents are decoded slice by slice, and export does not know the networks of its stages; take a model with "
+    "context that it knows, such as elic2022-official or cheng2020-attn"
 )
 REFUSED = {
-    "channel-conditional": _SERIAL,
-    "TCM": _SERIAL,
-    "STF": _SERIAL,
-    "ELiC-ReImplemetation": _SERIAL,
-    "MLIC": _SERIAL,
+    "channel-conditional": _STAGES,
+    "TCM": _STAGES,
+    "STF": _STAGES,
+    "ELiC-ReImplemetation": _STAGES,
+    "MLIC": _STAGES,
     "ssf2020": "it codes video; take a model of images",
 }
 """Architecture → why not."""

@@ -335,7 +335,7 @@ def test_what_is_not_served_is_refused_by_name(tmp_path: Path, capsys: pytest.Ca
     assert to_onnx.main([str(path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: a channel-conditional model is not served: ") and error.count("\n") == 1
-    assert "serial context" in error and "such as mbt2018-mean or bmshj2018-hyperprior" in error
+    assert "does not know the networks of its stages" in error and "such as elic2022-official or cheng2020" in error
 
 
 def test_arch_overrides_what_the_keys_say(
