@@ -66,6 +66,7 @@ setup(
         # onnxruntime and onnxruntime-gpu overwrite each other: choose one.
         "cpu": ["onnxruntime>=1.22"],
         "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.22", CUDA],
+        "webgpu": ["onnxruntime-webgpu>=1.27"],  # it too takes the place of onnxruntime
         "demo": ["scikit-image>=0.22"],
         "export": EXPORT,
         "train": TRAIN,

@@ -96,7 +96,7 @@ class OnnxRuntime:
         if values:
             options.add_external_initializers(list(values), list(values.values()))
         try:
-            session = library.InferenceSession(model, options, providers=[self.provider])
+            session = library.InferenceSession(model, options, providers=[self.provider], enable_fallback=0)
             graph = OnnxGraph(session, name)
         except Exception as error:  # the library's exceptions share no base class
             raise BackendError(f"{self.name} cannot load graph {name}: {_reason(error)}") from error

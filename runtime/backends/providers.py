@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ugicm.runtime.backends.onnxruntime import session_options
 
+WEBGPU = "WebGpuExecutionProvider"
+
 
 def providers() -> list[str]:
     """Execution providers of the installed build that this project uses, whether or not they start.
@@ -14,5 +16,5 @@ def providers() -> list[str]:
     session_options()
     from onnxruntime import get_available_providers
 
-    known = ("CPUExecutionProvider", "CUDAExecutionProvider")
+    known = ("CPUExecutionProvider", "CUDAExecutionProvider", WEBGPU)
     return [name for name in known if name in get_available_providers()]

@@ -55,16 +55,17 @@ class Row:
     refused: list[str] = field(default_factory=list)
 
 
-def conformance(folders: Sequence[Path]) -> dict[str, Any]:
+def conformance(folders: Sequence[Path], backend: str | None = None) -> dict[str, Any]:
     """The `machine`, in words, and the `rows`, as JSON can say them.
 
     Args:
         folders: hold .ugic files, directly or one folder further down, and may hold the bundles that they name.
+        backend: only this one, of `ugicm.runtime.backends.NAMES`.
 
     Raises:
         UsageError: no files there.
         CodecMismatchError: a file whose bundle is not at hand.
-        BackendError: no coder or no ONNX Runtime.
+        BackendError: no coder, no ONNX Runtime, or not the backend that is asked for.
     """
     files = sorted(path for folder in folders for path in [*folder.glob("*.ugic"), *folder.glob("*/*.ugic")])
     if not files:
@@ -74,11 +75,11 @@ def conformance(folders: Sequence[Path]) -> dict[str, Any]:
     for path in files:
         found = find_bundle(bitstream.parse(read_bytes(path), str(path)).codec_id, extra)
         by_bundle.setdefault(found, []).append(path)
-    rows = [row for bundle, paths in by_bundle.items() for row in _rows(Bundle.open(bundle), paths)]
+    rows = [row for bundle, paths in by_bundle.items() for row in _rows(Bundle.open(bundle), paths, backend)]
     return {"machine": machine(), "rows": [asdict(row) for row in rows]}
 
 
-def _rows(bundle: Bundle, paths: list[Path]) -> Iterator[Row]:
+def _rows(bundle: Bundle, paths: list[Path], asked: str | None) -> Iterator[Row]:
     data = {path: read_bytes(path) for path in paths}
     versions = sorted({bitstream.parse(held).version for held in data.values()})
     schedule = bundle.manifest.schedule
@@ -89,7 +90,7 @@ def _rows(bundle: Bundle, paths: list[Path]) -> Iterator[Row]:
             continue
         with chosen(coder):
             rows: dict[str, Row] = {}
-            for name, options, backend in _backends(bundle):
+            for name, options, backend in _backends(bundle, asked):
                 words = f"{bundle.manifest.architecture}{kind}"
                 row = rows.setdefault(name, Row(words, versions, coder, name))
                 row.settings += 1
@@ -108,12 +109,12 @@ def _decode_all(codec: Codec, data: dict[Path, bytes], first: dict[Path, np.ndar
         row.pixels = max(row.pixels, int(np.abs(picture.astype(np.int16) - before).max()))
 
 
-def _backends(bundle: Bundle) -> Iterator[tuple[str, str, Backend]]:
+def _backends(bundle: Bundle, asked: str | None) -> Iterator[tuple[str, str, Backend]]:
     """(name, options, backend) of ONNX Runtime with each provider, level and 1 and 2 threads; of others that open."""
-    for options, backend in configurations(bundle, None):
+    for options, backend in configurations(bundle, asked):
         yield backend.name, options, backend
-    for name in NAMES[1:]:
-        if name == "onnxruntime-cuda":
+    for name in () if asked else NAMES[1:]:
+        if name in ("onnxruntime-cuda", "webgpu"):
             continue  # among the providers
         with suppress(BackendError):
             backend = open_backend(name, bundle=bundle)
@@ -150,7 +151,7 @@ def _features() -> str:
 
 
 def _work(options: argparse.Namespace) -> int:
-    facts = conformance(options.folders or [STREAMS])
+    facts = conformance(options.folders or [STREAMS], options.backend)
     refused = [
         f"{row['codec']}, {row['coder']}, {row['backend']}, {w}" for row in facts["rows"] for w in row["refused"]
     ]
@@ -176,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="of .ugic files and bundles; default: the shipped ones"
     )
+    parser.add_argument("--backend", choices=NAMES, metavar="NAME", help=f"only this one: {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return run(parser, _work, arguments)
 

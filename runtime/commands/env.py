@@ -24,8 +24,8 @@ from ugicm.runtime.errors import UgicError
 from ugicm.runtime.processes.cpus import processors
 
 PACKAGES = (
-    "numpy", "constriction", "numba", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "tensorrt",
-    "tensorrt-rtx-cu13", "cuda-python", "torch", "onnx",
+    "numpy", "constriction", "numba", "Pillow", "rich", "onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu",
+    "tensorrt", "tensorrt-rtx-cu13", "cuda-python", "torch", "onnx",
 )  # fmt: skip
 # These decide which integer kernels a library takes.
 FEATURES = (

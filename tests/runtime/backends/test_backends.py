@@ -52,7 +52,7 @@ def test_no_gpu_backend_falls_back_to_the_cpu(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     with pytest.raises(BackendError, match="pip install|no usable NVIDIA GPU|ugicm.export.to_tensorrt"):
-        Codec.from_bundle(backend=name, precision="fp16")
+        Codec.from_bundle(backend=name, precision=None if name == "webgpu" else "fp16")
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_backends_load_nothing_until_they_are_asked_for() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
-    assert set(tensorrt_api.MODULES) == set(NAMES[2:])
+    assert set(tensorrt_api.MODULES) == {name for name in NAMES if name.startswith("tensorrt")}
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", [name for name in NAMES[1:] if name != "webgpu"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_on_a_gpu_files_decode_the_same_and_the_exact_path_is_exact(
     codec: Codec, name: str, precision: str, photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

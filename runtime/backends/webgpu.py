@@ -1,0 +1,25 @@
+"""ONNX Runtime's WebGPU provider: GPUs of any maker, through Vulkan, Metal or Direct3D; SwiftShader emulates one."""
+
+from __future__ import annotations
+
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.backends.providers import WEBGPU, providers
+from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.errors import BackendError
+
+
+def open_webgpu(bundle: Bundle | None, threads: int | None = None) -> OnnxRuntime:
+    """The backend, tried on a graph of the bundle.
+
+    Raises:
+        BackendError: this build of ONNX Runtime has no WebGPU, or there is no adapter: no GPU, no driver.
+    """
+    if WEBGPU not in providers():
+        raise BackendError(
+            "this build of ONNX Runtime has no WebGPU; in an environment of its own: pip install 'ugicm[webgpu]'"
+        )
+    backend = OnnxRuntime(WEBGPU, threads)
+    if bundle is not None:
+        name = min(bundle.manifest.graphs, key=lambda name: len(bundle.graph(name)[1]))
+        backend.load(bundle.graph(name)[1], name)
+    return backend
