@@ -61,16 +61,12 @@ def open_backend(
     """
     if name not in NAMES:
         raise BackendError(f"unknown backend {name!r}; there is: {', '.join(NAMES)}")
-    if name in ("onnxruntime", "webgpu") and precision is not None:
-        raise BackendError(f"backend {name} runs a bundle as it is; a precision is for {', '.join(NAMES[1:4])}")
     if name == "onnxruntime":
+        if precision is not None:
+            raise BackendError(f"backend {name} runs a bundle as it is; a precision is for {', '.join(NAMES[1:])}")
         from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(threads=threads)
-    if name == "webgpu":
-        from ugicm.runtime.backends.webgpu import open_webgpu
-
-        return open_webgpu(bundle, threads)
     from ugicm.runtime.backends.gpu.opening import open_gpu
 
-    return open_gpu(name, bundle, precision)
+    return open_gpu(name, bundle, precision, threads)

@@ -9,7 +9,8 @@ import pytest
 
 from ugicm import Codec
 from ugicm.runtime.admission import graph_runner, reproduces
-from ugicm.runtime.backends import open_backend, webgpu
+from ugicm.runtime.backends import open_backend
+from ugicm.runtime.backends.gpu import webgpu
 from ugicm.runtime.backends.providers import WEBGPU, providers
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError

@@ -20,6 +20,7 @@ def open_webgpu(bundle: Bundle | None, threads: int | None = None) -> OnnxRuntim
         )
     backend = OnnxRuntime(WEBGPU, threads)
     if bundle is not None:
-        name = min(bundle.manifest.graphs, key=lambda name: len(bundle.graph(name)[1]))
+        whole = (name for name in bundle.manifest.graphs if not name.endswith(".view"))  # those lack weights
+        name = min(whole, key=lambda name: len(bundle.graph(name)[1]))
         backend.load(bundle.graph(name)[1], name)
     return backend
