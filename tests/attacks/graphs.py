@@ -135,6 +135,8 @@ _WHOLE: dict[str, Callable[[Rewritten, str], None]] = {
 def rewritten(model: bytes, output: int, what: str) -> bytes:
     """A graph with one of `names()` done to an output."""
     found = Rewritten(model)
+    if not found.names:
+        return model
     name = found.names[output % len(found.names)]
     if what in _WHOLE:
         _WHOLE[what](found, name)

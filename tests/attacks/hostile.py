@@ -249,6 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Prints how all tries ended; 1 where one ended in anything but an error of ours, or hung, or took too much."""
     p = argparse.ArgumentParser(prog="python -m tests.attacks.hostile", description=__doc__)
     p.add_argument("--tries", type=int, default=20_000)
+    p.add_argument(
+        "--first", type=int, default=0, metavar="N", help="number of the first; the seed and it decide a try"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--share", type=int, default=1000, help="tries of a process")
     p.add_argument("--memory", type=int, default=4096, metavar="MB", help="address space of a process")
@@ -269,9 +272,9 @@ def _attack(args: argparse.Namespace) -> int:
     ends: Counter[str] = Counter()
     found, largest, started = 0, 0, time.monotonic()
     with args.log.open("w") as log:
-        at = 0
-        while at < args.tries:
-            tries = range(at, min(at + args.share, args.tries))
+        at = args.first
+        while at < args.first + args.tries:
+            tries = range(at, min(at + args.share, args.first + args.tries))
             said, status, used = _share(tries, args.seed, args.memory << 20)
             largest = max(largest, used)
             for line in said:

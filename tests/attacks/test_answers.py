@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.attacks import graphs
 from tests.attacks.commands import FILES
 from tests.attacks.target import opened, prepare
 from ugicm import Codec
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.commands.verify import verify
 from ugicm.runtime.errors import AnswerError, BackendError, BundleError, UgicError
 
@@ -96,6 +98,18 @@ def test_numbers_that_are_none_are_an_error_when_encoding() -> None:
             with pytest.raises(UgicError) as caught:
                 codec_with(graph, 0, what).encode(IMAGE, 1)
             assert "\n" not in str(caught.value)
+
+
+def test_an_error_whose_words_are_no_text_prints_nothing_beside_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime quotes the name of a tensor; Python cannot read that, and the library would print and try again."""
+    _, contents, _ = prepare()
+    model = onnx.load_model_from_string(contents["condition.onnx"])
+    model.graph.node[0].input[0] = "an input of no name"
+    with pytest.raises(BackendError, match="cannot load graph condition"):
+        OnnxRuntime(threads=1).load(
+            model.SerializeToString().replace(b"an input of", b"an \xff\xfe\xfd\xfc\xfb of"), "condition"
+        )
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_bundle_is_whole() -> None:

@@ -78,7 +78,8 @@ class OnnxRuntimeCuda:
             "cudnn_conv_algo_search": "DEFAULT" if name == "h_s" else "EXHAUSTIVE",
         }
         try:
-            session = self._library.InferenceSession(model, options, providers=[(PROVIDER, settings)])
+            providers = [(PROVIDER, settings)]
+            session = self._library.InferenceSession(model, options, providers=providers, enable_fallback=0)
         except Exception as error:  # the library's exceptions share no base class
             reason = str(error).splitlines()[0]
             raise BackendError(f"{self.name} cannot load graph {name}: {reason}") from error
