@@ -191,17 +191,19 @@ def measure(
         for group, members in works.items():
             for name, values in alternate(members, repeat).items():
                 times.setdefault(group, {}).setdefault(name, []).extend(values)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for group, rows in times.items():
-        base = next(iter(rows.values()))
-        found[group] = {
-            name: {
-                "ms": statistics.median(values),
-                "times faster": statistics.median(b / v for b, v in zip(base, values, strict=True)),
-            }
-            for name, values in rows.items()
+    return {group: summary(rows) for group, rows in times.items()}
+
+
+def summary(rows: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Of each the median ms, and how many times faster it is than the first, as the median of pairs."""
+    base = next(iter(rows.values()))
+    return {
+        name: {
+            "ms": statistics.median(values),
+            "times faster": statistics.median(b / v for b, v in zip(base, values, strict=True)),
         }
-    return found
+        for name, values in rows.items()
+    }
 
 
 def show(found: dict[str, dict[str, dict[str, float]]], as_json: bool) -> None:
