@@ -22,7 +22,8 @@ from ugicm.runtime.graphs.run import Networks
 
 if TYPE_CHECKING:
     from ugicm.runtime.encoder.request import Write
-    from ugicm.runtime.many.pipeline import Outcome, Source
+    from ugicm.runtime.many.pipeline import Outcome
+    from ugicm.runtime.many.sources import Source
     from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,8 @@ from ugicm.runtime.encoder.quality import DEFAULT_QUALITY, default_quality, qual
 from ugicm.runtime.errors import QualityError, UgicError, UsageError
 from ugicm.runtime.files import sections
 from ugicm.runtime.files.images import readable_suffixes
+from ugicm.runtime.files.keeping import Keeping
 from ugicm.runtime.files.output import make_folder, output_folder, output_names, write_atomically
-from ugicm.runtime.files.picture import read_picture
 from ugicm.runtime.files.tree import keep_times, size_of
 from ugicm.runtime.many.folders import add_folder_options, folder_mode, run_folder
 from ugicm.runtime.many.jobs import Figures
@@ -37,7 +36,6 @@ from ugicm.runtime.processes.memory import keep_freed
 if TYPE_CHECKING:
     from ugicm.runtime.codec import Codec
 
-_LOGGER = logging.getLogger("ugicm")
 EFFORTS = (0, 1, 2)
 TARGETS = ("target_bpp", "target_psnr", "max_bytes")
 
@@ -109,15 +107,6 @@ def parse_quality(text: str | None, qualities: int, whole: bool = False) -> floa
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """The parts of a picture besides its pixels that a file keeps: see the options of the same names."""
-
-    strip: bool = False
-    keep_profile: bool = False
-    opaque: bool = False
-
-
-@dataclass(frozen=True)
 class Encoded:
     """A .ugic file of width × height pixels.
 
@@ -144,15 +133,7 @@ def encode_picture(
         ImageError: see `picture.read_picture`.
         QualityError: see `Codec.encode`.
     """
-    picture = read_picture(source, keeping.keep_profile, name)
-    notes = list(picture.notes)
-    if keeping.opaque and picture.alpha is not None:
-        notes.append("transparency composited on white")
-        picture = replace(picture, pixels=picture.on_white(), alpha=None)
-    if keeping.strip:
-        picture = replace(picture, exif=None, xmp=None)
-    if notes:
-        _LOGGER.warning("%s: %s", name, ", ".join(notes))
+    picture = keeping.read(source, name)
     started = time.perf_counter()
     data = codec.encode(picture.pixels, quality, **wish)
     whole = sections.attach(data, picture)

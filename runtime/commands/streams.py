@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ugicm.runtime.errors import UsageError
+from ugicm.runtime.errors import OutputError, UsageError
 
 STANDARD = Path("-")
 
@@ -37,9 +37,12 @@ def check_standard_output(inputs: int, outputs: int) -> None:
 
 
 def write_standard(data: bytes) -> None:
-    """Write a result to standard output."""
+    """Write a result to standard output. Raises OutputError where it does not take it."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+    raw = getattr(sys.stdout.buffer, "raw", None)
+    if isinstance(raw, _Lasting) and (reason := raw.words()):
+        raise OutputError(reason)
 
 
 class _Lasting(io.RawIOBase):
@@ -52,7 +55,15 @@ class _Lasting(io.RawIOBase):
     def __init__(self, number: int, fault: OSError | None = None) -> None:
         self._number = number
         self._closed_before = fault
+        self._told = False
         self.fault: OSError | None = None
+
+    def words(self) -> str:
+        """The fault in words, once; nothing where there is none."""
+        fault, self._told = None if self._told else self.fault, self.fault is not None
+        if fault is None:
+            return ""
+        return f"-: standard output cannot be written: {fault.strerror or fault}; redirect it elsewhere"
 
     def writable(self) -> bool:
         return True
@@ -92,9 +103,7 @@ def lasting() -> Iterator[Callable[[], str]]:
 
     def lost() -> str:
         sys.stdout.flush()
-        if raw is None or raw.fault is None:
-            return ""
-        return f"-: standard output cannot be written: {raw.fault.strerror or raw.fault}; redirect it elsewhere"
+        return "" if raw is None else raw.words()
 
     try:
         yield lost

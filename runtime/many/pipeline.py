@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -29,13 +28,14 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.flow import encoding
 from ugicm.runtime.encoder.quality import quality_byte
 from ugicm.runtime.errors import BackendError, ImageError, UgicError, UsageError
-from ugicm.runtime.files.images import read_image
+from ugicm.runtime.files import sections
+from ugicm.runtime.files.keeping import EVERYTHING, Keeping
+from ugicm.runtime.files.picture import Picture
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many.coders import Coders
+from ugicm.runtime.many.sources import Source, file_bytes, picture_of
 from ugicm.runtime.processes.threads import can_start
 from ugicm.runtime.processes.workers import processors
-
-Source = Path | str | bytes | np.ndarray
 
 
 class Codec(Protocol):
@@ -123,7 +123,7 @@ def decode_many(
 
     def begin(number: int, source: Source) -> flow.Flow[list[np.ndarray]]:
         name = str(source) if isinstance(source, Path | str) else f"input {number}"
-        return flow.decoding(codec.bundle, _file(source, name), name, vectors, device)
+        return flow.decoding(codec.bundle, file_bytes(source, name), name, vectors, device)
 
     return _outcomes(codec, sources, begin, then, Pace.of(codec, workers, ahead, batch))
 
@@ -133,6 +133,7 @@ def encode_many(
     sources: Iterable[Source],
     quality: float | None = None,
     *,
+    keeping: Keeping = EVERYTHING,
     workers: int | None = None,
     ahead: int | None = None,
     batch: int | None = None,
@@ -144,6 +145,8 @@ def encode_many(
         codec, workers, ahead, batch, then: as for `decode_many`; `then` gets the bytes of a .ugic file.
         sources: paths of images, or (H, W, 3) uint8 arrays.
         quality: as for `Codec.encode`.
+        keeping: what files keep of images besides their pixels; by default what `ugicm encode` keeps. Arrays have
+            nothing else.
 
     Yields:
         An outcome for each source. An image that cannot be encoded is one with an error; the rest go on.
@@ -155,31 +158,13 @@ def encode_many(
     meant = quality_byte(quality, codec.bundle)
 
     def begin(number: int, source: Source) -> flow.Flow[bytes]:
-        return encoding(codec.bundle, _image(source), meant)
+        return _encoding(codec.bundle, picture_of(source, keeping), meant)
 
     return _outcomes(codec, sources, begin, then, Pace.of(codec, workers, ahead, batch))
 
 
-def _file(source: Source, name: str) -> bytes:
-    if isinstance(source, np.ndarray):
-        raise UsageError(f"{name}: is an array; give the path or the bytes of a .ugic file")
-    if isinstance(source, bytes):
-        return source
-    path = Path(source)
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{name}: is not a regular file; name the .ugic files themselves")
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: NUL in the name
-        raise UsageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _image(source: Source) -> np.ndarray:
-    if isinstance(source, np.ndarray):
-        return source
-    if isinstance(source, bytes):
-        raise ImageError("an image is given by its path or as an array; these are bytes")
-    return read_image(Path(source))
+def _encoding(bundle: Bundle, picture: Picture, quality: int) -> flow.Flow[bytes]:
+    return sections.attach((yield from encoding(bundle, picture.pixels, quality)), picture)
 
 
 # ---- networks, in one thread

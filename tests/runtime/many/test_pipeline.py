@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.attacks.commands import BUNDLE, ROOT
 from tests.runtime.backends.host_device import HostBackend
 from ugicm import Codec
+from ugicm.runtime import bitstream
+from ugicm.runtime.commands.cli import main
 from ugicm.runtime.errors import (
     BackendError,
     ConditionError,
@@ -30,7 +33,9 @@ from ugicm.runtime.errors import (
     UgicError,
     UsageError,
 )
-from ugicm.runtime.files.images import write_image
+from ugicm.runtime.files import sections
+from ugicm.runtime.files.images import read_image, write_image
+from ugicm.runtime.files.keeping import Keeping
 from ugicm.runtime.many import pipeline
 from ugicm.runtime.processes.worker import DiedError
 
@@ -89,6 +94,23 @@ def test_encodes_as_one_by_one(codec: Codec, photograph: np.ndarray, tmp_path: P
     for i, image in ((0, images[0]), (1, photograph[:80, :90]), (4, photograph)):
         expected = codec.encode(image, quality=3)
         assert outcomes[i].value == (len(expected), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_keep_what_the_command_keeps(codec: Codec, tmp_path: Path, workers: int) -> None:
+    clear = np.full((40, 50, 4), 90, np.uint8)
+    clear[:20, :, 3] = 0
+    exif = Image.Exif()
+    exif[271] = "A maker"
+    Image.fromarray(clear).save(tmp_path / "a.png", exif=exif)
+    assert main(["encode", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.ugic")]) == 0
+    whole, bare = (
+        next(codec.encode_many([tmp_path / "a.png"], workers=workers, keeping=keeping)).value
+        for keeping in (Keeping(), Keeping(strip=True, opaque=True))
+    )
+    assert whole == (tmp_path / "a.ugic").read_bytes()
+    assert set(sections.sizes(bitstream.parse(whole))) == {"transparency", "EXIF"}
+    assert bare == codec.encode(read_image(tmp_path / "a.png"))
 
 
 class Recorded:
@@ -259,7 +281,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(("taken", "workers"), [(0, 0), (1, 1), (19, 0)])
 def test_leaving_early_is_silent(taken: int, workers: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-X", "dev", "-c", LEFT, str(BUNDLE), str(taken), str(workers)],
+        [sys.executable, "-W", "always", "-c", LEFT, str(BUNDLE), str(taken), str(workers)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
