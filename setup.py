@@ -59,6 +59,7 @@ setup(
         "ugicm.training": ["configs/*.yaml"],
         "ugicm.runtime": ["shipped/*/*"],
         "ugicm.adapters.web": ["static/*"],
+        "ugicm.adapters.triton": ["static/*"],
         "ugicm.runtime.commands.report": ["report.html"],
     },
     install_requires=["numpy>=1.26", *RANGE_CODER, "Pillow>=10.1", "rich>=13"],
@@ -75,6 +76,8 @@ setup(
         "tensorrt": ["tensorrt>=10.13", CUDA],
         "tensorrt-rtx": ["tensorrt-rtx-cu13>=1.7", CUDA],
         # Other people's programs, each with "cpu" or "gpu".
+        "ray": ["ray[data]>=2.49"],
+        "triton": ["tritonclient[http]>=2.40"],
         "torch": ["torch>=2.4"],
         "datasets": ["datasets>=3"],
         "webdataset": ["webdataset>=0.2.100"],

@@ -33,10 +33,16 @@ VERBS = {
     "report": "show what the codec does to images, as one page for the browser",
     "demo": "compress one photograph, compare it with JPEG, and show both views",
     "web": "write a page that decodes .ugic files in the browser",
+    "triton": "write a model repository for NVIDIA's Triton Inference Server",
     "export": "turn a checkpoint into a bundle (needs the extra export)",
     "train": "train a codec (needs the extra train)",
 }
-_ELSEWHERE = {"web": "ugicm.adapters.web.command", "export": "ugicm.export.to_onnx", "train": "ugicm.training.train"}
+_ELSEWHERE = {
+    "web": "ugicm.adapters.web.command",
+    "triton": "ugicm.adapters.triton.command",
+    "export": "ugicm.export.to_onnx",
+    "train": "ugicm.training.train",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -234,13 +240,21 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(verb, VERBS, 1, 0.5)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(VERBS)}"
         raise UsageError(f"there is no verb '{verb}': {hint}")
-    try:
-        module = importlib.import_module(_ELSEWHERE.get(verb, f"ugicm.runtime.commands.{verb}"))
-    except ModuleNotFoundError as error:
-        if verb not in _ELSEWHERE or (error.name or "").startswith("ugicm"):
-            raise
-        raise UsageError(f"ugicm {verb} needs {error.name}; install it with: pip install 'ugicm[{verb}]'") from error
+    if verb in _ELSEWHERE:
+        module = elsewhere(_ELSEWHERE[verb], f"ugicm {verb}", verb)
+    else:
+        module = importlib.import_module(f"ugicm.runtime.commands.{verb}")
     return int(module.main(arguments[1:]))
+
+
+def elsewhere(name: str, who: str, extra: str) -> Any:
+    """A module outside of the runtime, imported. Raises UsageError: `who` needs an `extra` that is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ugicm"):
+            raise
+        raise UsageError(f"{who} needs {error.name}; install it with: pip install 'ugicm[{extra}]'") from error
 
 
 class _Printer(logging.Handler):

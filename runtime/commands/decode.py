@@ -147,11 +147,32 @@ class Decoding:
 
         return decode
 
+    def convert(self) -> Callable[[bytes, str, Sequence[str]], tuple[list[bytes], Figures]]:
+        """The same for the bytes of files; the suffixes of outputs name their formats."""
+        keep_freed()
+        codecs: dict[Path, Codec] = {}
+
+        def decode(data: bytes, name: str, outputs: Sequence[str]) -> tuple[list[bytes], Figures]:
+            options = {"threads": self.threads, "backend": self.backend, "precision": self.precision}
+            codec = _codec_of(data, Path(name), self.bundle, codecs, **options)
+            pictures = decode_pictures(codec, data, self.conditions, name)
+            paths = [Path(output) for output in outputs]
+            made = [picture_bytes(p, check_suffix(o), o) for p, o in zip(pictures, paths, strict=True)]
+            height, width = pictures[0].pixels.shape[:2]
+            return made, Figures(len(data), sum(map(len, made)), width * height)
+
+        return decode
+
+
+def labels_of(conditions: Sequence[str | float | None]) -> Sequence[str]:
+    """The words in the names of outputs: none where there is one view."""
+    return _BOTH if len(conditions) > 1 else ()
+
 
 def _decode(options: argparse.Namespace) -> int:
     keep_freed()
     conditions = parse_condition(options.condition)
-    labels = _BOTH if len(conditions) > 1 else ()
+    labels = labels_of(conditions)
     if options.bundle is not None and not os.path.isdir(options.bundle):
         raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
     suffix = f".{(options.format or 'png').lstrip('.').lower()}"

@@ -34,6 +34,7 @@ from ugicm.runtime.many.jobs import Figures
 from ugicm.runtime.processes.memory import keep_freed
 
 if TYPE_CHECKING:
+    from ugicm.runtime.bundle import Bundle
     from ugicm.runtime.codec import Codec
 
 EFFORTS = (0, 1, 2)
@@ -163,10 +164,7 @@ class Encoding:
 
     def open(self) -> Callable[[Path, tuple[Path, ...]], Figures]:
         """Opens the codec, by default on one thread: the processes share the CPUs already."""
-        keep_freed()
-        from ugicm.runtime.codec import Codec
-
-        codec = Codec.from_bundle(self.bundle, threads=self.threads, backend=self.backend, precision=self.precision)
+        codec = self._codec()
 
         def encode(source: Path, outputs: tuple[Path, ...]) -> Figures:
             size = size_of(source)
@@ -178,6 +176,39 @@ class Encoding:
             return Figures(size, len(found.data), found.width * found.height, sum(found.held.values()))
 
         return encode
+
+    def convert(self) -> Callable[[bytes, str, Sequence[str]], tuple[list[bytes], Figures]]:
+        """The same for the bytes of files."""
+        codec = self._codec()
+
+        def encode(data: bytes, name: str, _: Sequence[str]) -> tuple[list[bytes], Figures]:
+            found = encode_picture(codec, data, self.quality, self.keeping, name, **self.wish)
+            pixels, carried = found.width * found.height, sum(found.held.values())
+            return [found.data], Figures(len(data), len(found.data), pixels, carried)
+
+        return encode
+
+    def _codec(self) -> Codec:
+        keep_freed()
+        from ugicm.runtime.codec import Codec
+
+        return Codec.from_bundle(self.bundle, threads=self.threads, backend=self.backend, precision=self.precision)
+
+
+def made_with(bundle: Bundle, quality: float | None) -> Callable[[Path], bool]:
+    """Whether a file was made with a codec at a quality; never where that is None, a target that no header tells."""
+
+    def made_so(output: Path) -> bool:
+        try:
+            with output.open("rb") as handle:
+                header = bitstream.read_header(handle.read(bitstream.HEADER_BYTES))
+        except (OSError, UgicError):
+            return False
+        if quality is None:
+            return False
+        return (header.codec_id, header.quality) == (bundle.codec_id, quality_byte(quality, bundle))
+
+    return made_so
 
 
 def _encode(options: argparse.Namespace) -> int:
@@ -207,16 +238,7 @@ def _encode(options: argparse.Namespace) -> int:
             wish,
         )
 
-        def made_so(output: Path) -> bool:
-            try:
-                with output.open("rb") as handle:
-                    header = bitstream.read_header(handle.read(bitstream.HEADER_BYTES))
-            except (OSError, UgicError):
-                return False
-            if quality is None:  # the header does not tell which target was met
-                return False
-            return (header.codec_id, header.quality) == (codec.codec_id, quality_byte(quality, codec.bundle))
-
+        made_so = made_with(codec.bundle, quality)
         suffixes = readable_suffixes()
         return run_folder("encode", options.images[0], recipe, suffixes, ".ugic", (), options, made_so)
     standard = options.output == "-"

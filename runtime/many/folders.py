@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ugicm.runtime.commands.cli import printable
+from ugicm.runtime.commands.cli import elsewhere, printable
 from ugicm.runtime.errors import BackendError, OutputError, UsageError
 from ugicm.runtime.files.output import remove_stale
 from ugicm.runtime.files.tree import find_tasks, is_done
@@ -30,6 +30,12 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--force", action="store_true", help="do files again whose outputs are up to date")
     group.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="let a Ray cluster do it, which sees the same folders (needs the extra ray): its address, auto, or local "
+        "for one that is started here; --jobs is the number of its actors",
+    )
 
 
 def folder_mode(options: argparse.Namespace, inputs: Sequence[Path]) -> bool:
@@ -37,11 +43,13 @@ def folder_mode(options: argparse.Namespace, inputs: Sequence[Path]) -> bool:
     folders = [path for path in inputs if os.path.isdir(path)]
     if folders and len(inputs) > 1:
         raise UsageError(f"{folders[0]}: is a folder among several inputs; give one folder, or files")
-    given = [f"--{name}" for name in ("jobs", "force", "json") if getattr(options, name)]
+    given = [f"--{name}" for name in ("jobs", "force", "json", "ray") if getattr(options, name)]
     if given and not folders:
         raise UsageError(f"{given[0]} is for a folder of inputs; leave it out")
     if folders and options.entropy_workers:
         raise UsageError("--entropy-workers is for files; those of a folder are spread over --jobs")
+    if options.ray and options.preserve:
+        raise UsageError("--preserve is not for --ray; leave one of them out")
     return bool(folders)
 
 
@@ -100,6 +108,7 @@ def run_folder(
     if summary.skipped:
         notes.append(f"{summary.skipped} skipped, their outputs are up to date (--force does them again)")
     summary.jobs = min(jobs or processors(), max(len(wanted), 1))
+    engine = work if options.ray is None else elsewhere("ugicm.adapters.ray", "--ray", "ray").work(options.ray)
     ended: BaseException | None = None
     with progress(verb, len(wanted)) as (say, advance):
         if notes:
@@ -107,7 +116,7 @@ def run_folder(
         for source, error in clashes:
             record(summary, source, Outcome(None, error), say)
         try:
-            for task, outcome in work(wanted, recipe, summary.jobs):
+            for task, outcome in engine(wanted, recipe, summary.jobs):
                 record(summary, task.source, outcome, say)
                 advance()
                 if outcome.fatal:

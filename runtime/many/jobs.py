@@ -33,6 +33,7 @@ class Figures:
 
 
 Work = Callable[[Path, tuple[Path, ...]], Figures]
+Convert = Callable[[bytes, str, Sequence[str]], tuple[list[bytes], Figures]]
 
 
 class Recipe(Protocol):
@@ -40,6 +41,11 @@ class Recipe(Protocol):
 
     def open(self) -> Work:
         """Opens the codec. The function that it returns works on one file and raises UgicError."""
+        ...
+
+    def convert(self) -> Convert:
+        """Opens the codec. The function that it returns makes of a file's bytes, its name and its outputs' names the
+        bytes of the outputs, and raises UgicError."""
         ...
 
 
@@ -80,7 +86,7 @@ def work(tasks: Sequence[Task], recipe: Recipe, jobs: int) -> Iterator[tuple[Tas
                 if isinstance(answer.error, DiedError):
                     suspects.append(answer.item)
                 else:
-                    yield answer.item, answer.value or _failed(answer.item, answer.error)
+                    yield answer.item, answer.value or failed(answer.item.source, answer.error)
         except DiedError as error:
             raise BackendError(
                 "worker processes end while they start; is there enough memory? use fewer --jobs"
@@ -102,25 +108,26 @@ class _Place:
         self._opened: Work | None = None
 
     def do(self, task: Task) -> Outcome:
-        with _collected() as messages:
+        with collected() as messages:
             try:
                 if self._opened is None:
                     self._opened = self._recipe.open()
                 return Outcome(self._opened(task.source, task.outputs), warnings=tuple(messages))
             except (UgicError, MemoryError, OSError) as error:
                 signals.check()
-                return _failed(task, error, messages)
+                return failed(task.source, error, messages)
 
 
-def _failed(task: Task, error: Exception | None, messages: Sequence[str] = ()) -> Outcome:
+def failed(source: Path, error: Exception | None, messages: Sequence[str] = ()) -> Outcome:
+    """The outcome of a file that raised an error."""
     if isinstance(error, MemoryError):
-        reason = f"{task.source}: not enough memory; use fewer --jobs or a smaller image"
+        reason = f"{source}: not enough memory; use fewer --jobs or a smaller image"
     elif isinstance(error, OSError):  # a source that was moved away in the middle, for one
-        reason = f"{task.source}: cannot be worked on: {error.strerror or error}"
+        reason = f"{source}: cannot be worked on: {error.strerror or error}"
     else:
         reason = str(error)
-    if str(task.source) not in reason:
-        reason = f"{task.source}: {reason}"
+    if str(source) not in reason:
+        reason = f"{source}: {reason}"
     return Outcome(None, reason, isinstance(error, DiskError), tuple(messages))
 
 
@@ -134,7 +141,7 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def _collected() -> Iterator[list[str]]:
+def collected() -> Iterator[list[str]]:
     """Collects lines that are logged meanwhile: they belong to files."""
     logger, collector = logging.getLogger("ugicm"), _Collector()
     before = logger.handlers[:], logger.propagate
