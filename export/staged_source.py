@@ -237,7 +237,7 @@ def measure_deviation(
     source: Source,
     models: Mapping[str, bytes],
     sizes: Sequence[tuple[int, int]] = ((2, 3),),
-    samples: Sequence[np.ndarray] = (),
+    samples: Sequence[tuple[np.ndarray, np.ndarray | None]] = (),
     latents: float = LATENTS_MEASURED,
 ) -> float:
     """The largest |s - s64|, in rows, of single precision on random latents, each decoder going on from its own means.
@@ -249,7 +249,8 @@ def measure_deviation(
         source: a codec with a schedule.
         models: ONNX bytes of `h_s` and of the graphs of all stages, by name.
         sizes: (height, width) of each `z` tried everywhere.
-        samples: `z` of pictures, centred integers, (1, Nz, h, w) each.
+        samples: of pictures, at the highest quality: `z`, centred integers (1, Nz, h, w), and real `y`, (1, M, H, W),
+            or None to draw symbols.
         latents: how many the more random `z` stand for, at least.
     """
     everywhere = list(_single_precision(source, models))
@@ -257,22 +258,54 @@ def measure_deviation(
     largest = max(_farthest(source, everywhere, z, 7 + i, _quality(source, i)) for i, z in tried)
     a_z = source.latent_channels * math.prod(_LARGE_Z) * (source.stride // source.latent_stride) ** 2
     count = math.ceil(latents / a_z)
-    more = [(z, _quality(source, i)) for i, z in enumerate(_random_z(source, [_LARGE_Z] * count, 107))]
-    more += [(z, source.qualities) for z in samples]
-    return max([largest, *(_farthest(source, everywhere[:2], z, 107 + i, q) for i, (z, q) in enumerate(more))])
+    more: list[tuple[np.ndarray, int, np.ndarray | None]] = [
+        (z, _quality(source, i), None) for i, z in enumerate(_random_z(source, [_LARGE_Z] * count, 107))
+    ]
+    more += [(z, source.qualities, y) for z, y in samples]
+    return max([largest, *(_farthest(source, everywhere[:2], z, 107 + i, q, y) for i, (z, q, y) in enumerate(more))])
 
 
-def _farthest(source: Source, runs: Sequence[Run], z: np.ndarray, seed: int, quality: int) -> float:
-    """The largest |s - s64| of some runs in single precision of one `z`, with random symbols."""
-    rng = np.random.default_rng(seed)
-    expected, symbols, _ = run_stages(
-        source, in_torch(source, torch.float64), z.astype(np.float64), _plausible(source, rng), quality
-    )
+def _farthest(
+    source: Source, runs: Sequence[Run], z: np.ndarray, seed: int, quality: int, y: np.ndarray | None = None
+) -> float:
+    """The largest |s - s64| of some runs in single precision of one `z`, with the symbols of `y` or random ones."""
+    run64, symbols_of = in_torch(source, torch.float64), _plausible(source, np.random.default_rng(seed))
+    if y is not None:
+        run64, symbols_of = _quantising(source, run64, y)
+    expected, symbols, _ = run_stages(source, run64, z.astype(np.float64), symbols_of, quality)
     largest = 0.0
     for run in runs:
         index, _, _ = run_stages(source, run, z.astype(np.float32), given_symbols(symbols.astype(np.float32)), quality)
         largest = max(largest, float(np.abs(index - expected).max()))
     return largest
+
+
+def _quantising(source: Source, run: Run, y: np.ndarray) -> tuple[Run, Callable[[Stage, np.ndarray], np.ndarray]]:
+    """A runner that remembers means, and the symbols of `y` around them; of no wavefront."""
+    mean: dict[str, np.ndarray] = {}
+
+    def remembering(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = run(name, known)
+        mean.update((k, v) for k, v in zip(source.graphs[name].outputs, outputs, strict=True) if k == "mean")
+        return outputs
+
+    def symbols_of(stage: Stage, index: np.ndarray) -> np.ndarray:
+        rounded = np.rint(y[:, slice(*stage.channels)] - mean["mean"])
+        return np.clip(rounded, -LARGEST_SYMBOL, LARGEST_SYMBOL)
+
+    return remembering, symbols_of
+
+
+@torch.no_grad()
+def latents_of(source: Source, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """`z` and `y` of (height, width, 3) uint8 pixels, multiples of the stride, as `measure_deviation` takes them."""
+    assert source.schedule is not None
+    image = torch.from_numpy(pixels.copy())
+    z = source.analyse(image.permute(2, 0, 1).float() / 255, source.qualities - 1)
+    if any(stage.positions == WAVEFRONT for stage in source.schedule.stages):
+        return z, None
+    gain = torch.from_numpy(source.gain[-1:].astype(np.float32))[:, :, None, None]
+    return z, source.graphs["g_a"].module(image[None], gain).numpy().astype(np.float64)
 
 
 def _random_z(source: Source, sizes: Sequence[tuple[int, int]], seed: int) -> Iterator[np.ndarray]:

@@ -32,7 +32,7 @@ from ugicm.export.folder import SUFFIXES, checkpoints, export_folder, print_rows
 from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
-from ugicm.export.staged_source import golden_stages, measure_deviation
+from ugicm.export.staged_source import golden_stages, latents_of, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
 from ugicm.export.write import golden_vectors, write_bundle
 from ugicm.runtime.additions import MIN_BAND_BITS
@@ -62,15 +62,20 @@ def calibration_samples(source: Source, images: list[Path]) -> np.ndarray:
         return prior_samples(source.z_probabilities, limit=source.z_probabilities.shape[1] // 2)
     samples = []
     for path in images:
-        pixels = read_image(path)
-        height, width = (min(s // source.stride, 8) * source.stride for s in pixels.shape[:2])
-        if not height or not width:
-            raise ExportError(f"{path}: smaller than {source.stride}×{source.stride}; give larger calibration images")
-        x = torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1).float() / 255
+        x = torch.from_numpy(pixels_of(source, path)).permute(2, 0, 1).float() / 255
         for quality in sorted({0, source.qualities // 2, source.qualities - 1}):
             samples.append(source.analyse(x, quality))
     height, width = (min(z.shape[axis] for z in samples) for axis in (2, 3))
     return np.concatenate([z[:, :, :height, :width] for z in samples])
+
+
+def pixels_of(source: Source, path: Path) -> np.ndarray:
+    """(height, width, 3) uint8 of the upper left of an image, up to 8 strides a side. Raises ExportError: too small."""
+    pixels = read_image(path)
+    height, width = (min(s // source.stride, 8) * source.stride for s in pixels.shape[:2])
+    if not height or not width:
+        raise ExportError(f"{path}: smaller than {source.stride}×{source.stride}; give larger calibration images")
+    return pixels[:height, :width].copy()
 
 
 def integer_hyper_synthesis(source: Source, samples: np.ndarray, **bits: int) -> ExactNetwork:
@@ -167,9 +172,7 @@ def guarded(
         ExportError: what runs here is farther from float64 than any band allows.
     """
     assert source.schedule is not None
-    found = measure_deviation(
-        source, models, samples=[z[None] for z in calibration_samples(source, images)] if images else ()
-    )
+    found = measure_deviation(source, models, samples=[latents_of(source, pixels_of(source, i)) for i in images])
     bits = min(source.schedule.band_bits, math.floor(-math.log2(MARGIN * max(found, 2.0**-40))))
     console.print(
         f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "

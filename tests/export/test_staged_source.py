@@ -224,4 +224,6 @@ def test_the_deviation_is_that_of_single_precision(
     # Large ones are rare: more latents find them, and so do pictures that are given.
     assert measure_deviation(source, models, [(1, 2)], latents=20000) > few
     loud = np.full((1, HYPER, 2, 2), 2000, np.int16)
-    assert measure_deviation(source, models, [(1, 2)], [loud], latents=0) > 10 * few
+    assert measure_deviation(source, models, [(1, 2)], [(loud, None)], latents=0) > 10 * few
+    quiet, far = np.zeros((1, HYPER, 1, 2), np.int16), np.full((1, CHANNELS, 4, 8), 2000.0)
+    assert measure_deviation(source, models, [(1, 2)], [(quiet, far)], latents=0) > 10 * few
