@@ -168,6 +168,10 @@ def _name(filename: str | bytes) -> str:
     return os.fsdecode(filename) or "<bytes>"
 
 
+WISHES = ("effort", "tune", "target_bpp", "target_psnr", "max_bytes")
+"""Options of `Codec.encode` that Pillow passes on."""
+
+
 def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC)
 
@@ -175,8 +179,8 @@ def _accept(prefix: bytes) -> bool:
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """`image.save(…, quality=1 to the codec's best, bundle=a folder or None for the shipped codec)`.
 
-    `effort`, and `target_bpp`, `target_psnr` or `max_bytes` in place of a quality, are as for `Codec.encode`; a size is
-    that of the pixels' part, without sections.
+    `effort`, `tune`, and `target_bpp`, `target_psnr` or `max_bytes` in place of a quality, are as for `Codec.encode`; a
+    size is that of the pixels' part, without sections.
     `icc_profile`, `exif` and `xmp` replace what the image has of them; an empty one leaves it out.
     """
     options = image.encoderinfo
@@ -184,7 +188,7 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     try:
         picture = _picture(image, options)
         codec = opened.open_bundle(None if bundle is None else Path(bundle))
-        wish = {name: options[name] for name in ("effort", "target_bpp", "target_psnr", "max_bytes") if name in options}
+        wish = {name: options[name] for name in WISHES if name in options}
         fp.write(sections.attach(codec.encode(picture.pixels, options.get("quality"), **wish), picture))
     except ImageError as error:
         raise OSError(f"cannot write mode {image.mode} as {FORMAT}: {error}") from error

@@ -105,16 +105,17 @@ class Codec:
         for decode "entropy", "exact", "context", "g_s"."""
         return self.networks.timings
 
-    def encode(self, image: np.ndarray, quality: float | None = None, effort: int = 0, **target: float | None) -> bytes:
+    def encode(self, image: np.ndarray, quality: float | None = None, effort: int = 0, **wish: Any) -> bytes:
         """Compresses an image.
 
         Args:
             image: (H, W, 3) uint8 RGB, each side 1 to 65535.
             quality: 1 (smallest) to `qualities`, and between (see `ugicm.runtime.between`); None is 4, or the best of a
                 codec with fewer.
-            effort: 0, or 1 or 2 for 5 or 10 steps of a search for better latents, which any decoder reads.
-            target: in place of a quality `target_bpp`, bits a pixel, or `target_psnr`, dB, to come near to, or
-                `max_bytes`, not to be exceeded.
+            effort: 0, or 1, 2 or 3 for 5, 10 or 200 steps of a search for better latents, which any decoder reads.
+            wish: in place of a quality `target_bpp`, bits a pixel, or `target_psnr`, dB, to come near to, or
+                `max_bytes`, not to be exceeded. With an effort `tune`, "psnr", "ms-ssim" or "machine", says which
+                distortion counts, and `watch(step, steps)` hears of each step.
 
         Returns:
             The bytes of a .ugic file.
@@ -127,7 +128,7 @@ class Codec:
         """
         from ugicm.runtime.encoder import entry
 
-        return entry.encode(self.networks, self.answer, image, quality, effort, **target)
+        return entry.encode(self.networks, self.answer, image, quality, effort, **wish)
 
     def decode(
         self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from ugicm.runtime.bundle import Bundle
     from ugicm.runtime.codec import Codec
 
-EFFORTS = (0, 1, 2)
+EFFORTS = (0, 1, 2, 3)
+TUNES = ("psnr", "ms-ssim", "machine")
 TARGETS = ("target_bpp", "target_psnr", "max_bytes")
 
 
@@ -75,8 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         choices=EFFORTS,
         default=0,
-        help="search for better latents, in 5 (1) or 10 (2) steps of about twice the time of a decode each: smaller "
-        "files of the same quality, which any decoder reads; default: 0",
+        help="search for better latents, in 5 (1), 10 (2) or 200 (3) steps of about twice the time of a decode each: "
+        "smaller files of the same quality, which any decoder reads; default: 0",
+    )
+    parser.add_argument(
+        "--tune",
+        choices=TUNES,
+        default=TUNES[0],
+        help="the distortion that an effort weighs: squared error, MS-SSIM, or squared errors of the human and the "
+        "machine view; default: psnr",
     )
     parser.add_argument("--bundle", type=Path, metavar="B", help="folder of the codec; default: the shipped one")
     parser.add_argument("--strip", action="store_true", help="leave EXIF and XMP behind")
@@ -217,7 +226,7 @@ def _encode(options: argparse.Namespace) -> int:
     keep_freed()
     keeping = Keeping(options.strip, options.keep_profile, options.opaque)
     targets = {name: getattr(options, name) for name in TARGETS if getattr(options, name) is not None}
-    wish = {"effort": options.effort, **targets}
+    wish = {"effort": options.effort, "tune": options.tune, **targets}
     if len(targets) + (options.quality is not None) > 1:
         raise UsageError("give one of --quality, --target-bpp, --target-psnr and --max-bytes")
 
@@ -260,7 +269,8 @@ def _encode(options: argparse.Namespace) -> int:
     def encode(index: int, path: Path) -> None:
         piped = path == streams.STANDARD
         source = streams.read_standard() if piped else path
-        found = encode_picture(codec, source, quality, keeping, str(path), **wish)
+        with _bar(options.effort) as watch:
+            found = encode_picture(codec, source, quality, keeping, str(path), **wish, watch=watch)
         (output,) = names[index]
         if standard:
             streams.write_standard(found.data)
@@ -278,6 +288,20 @@ def _encode(options: argparse.Namespace) -> int:
         print(line, file=sys.stderr if standard else sys.stdout, flush=True)
 
     return for_each(options.images, encode)
+
+
+@contextmanager
+def _bar(effort: int) -> Iterator[Callable[[int, int], None] | None]:
+    """Hears of steps and shows them as a bar with the time that is left; None where nobody would see it or wait."""
+    if effort < EFFORTS[-1] or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("search", total=None)
+        yield lambda step, steps: bar.update(task, completed=step, total=steps)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ugicm.runtime.effort.nodes import TYPES, Graph, Node
+from ugicm.runtime.effort.nodes import FLOAT, TYPES, Graph, Node
 
 
 class UnsupportedError(ValueError):
@@ -303,6 +303,15 @@ def _average_pool(tape: _Tape, node: Node) -> None:
     _same(tape, node)
 
 
+def _reduce_mean(tape: _Tape, node: Node) -> None:
+    if not node.attributes.get("keepdims", 1):
+        raise UnsupportedError("a mean that drops axes has no gradient here")
+    x, y = node.inputs[0], node.outputs[0]
+    counts = [tape.emit("Cast", tape.emit("Size", name), to=FLOAT) for name in (y, x)]
+    each = tape.emit("Mul", tape.gradient(y), tape.emit("Div", *counts))
+    tape.add(x, tape.emit("Expand", each, tape.emit("Shape", x)))
+
+
 _RULES: Mapping[str, Callable[[_Tape, Node], None]] = {
     "Add": _add,
     "AveragePool": _average_pool,
@@ -319,6 +328,7 @@ _RULES: Mapping[str, Callable[[_Tape, Node], None]] = {
     "Mul": _mul,
     "Neg": lambda tape, node: tape.add(node.inputs[0], tape.emit("Neg", tape.gradient(node.outputs[0]))),
     "Pow": _pow,
+    "ReduceMean": _reduce_mean,
     "Relu": _relu,
     "Reshape": _reshaped,
     "Sigmoid": _by_output(_sigmoid),

@@ -11,6 +11,7 @@ from ugicm.runtime.backends import Graph as Loaded
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.effort.backward import relaxed, vector_jacobian
 from ugicm.runtime.effort.nodes import FLOAT, Graph, Node, joined, read, write
+from ugicm.runtime.effort.similarity import similarity_loss
 from ugicm.runtime.graphs.tiles import Tile, cut
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.onnx_bytes.weights import graph_weights
@@ -33,28 +34,52 @@ def synthesis(bundle: Bundle, condition: np.ndarray | None) -> Graph:
     return relaxed(head)
 
 
-def distortion_graph(bundle: Bundle, condition: np.ndarray | None) -> bytes:
-    """An ONNX file: "y_hat", "inverse_gain", "target" and "weight" to "gradient" and "squares".
+def distortion_graph(bundle: Bundle, condition: np.ndarray | None, scales: int = 0) -> bytes:
+    """An ONNX file: "y_hat", "inverse_gain", "target" and "weight" to "loss" and its "gradient" by `y_hat`.
 
-    target: (1, H, W, 3) float32 in 8-bit levels. weight: (1, H, W, 1) float32. squares: the sum of weight times the
-    squared difference of the clipped picture; gradient: of half of it by `y_hat`.
+    Args:
+        bundle: of the codec.
+        condition: of the view.
+        scales: 0 for squared differences: the loss is the sum of weight times the squared difference of the clipped
+            picture. Else those of MS-SSIM: the loss is the largest weight times 1 - MS-SSIM, where pixels without
+            weight count as equal.
+
+    target: (1, H, W, 3) float32 in 8-bit levels. weight: (1, H, W, 1) float32.
     """
     graph = synthesis(bundle, condition)
     (picture,) = graph.outputs
-    constants = {**graph.constants, "loss/black": np.zeros((), np.float32), "loss/white": np.full((), 255, np.float32)}
-    nodes = (
+    numbers = {"black": 0, "white": 255, "two": 2}
+    constants = {**graph.constants, **{f"loss/{k}": np.full((), v, np.float32) for k, v in numbers.items()}}
+    nodes = [
         *graph.nodes,
         Node("Clip", (picture, "loss/black", "loss/white"), ("loss/picture",)),
         Node("Sub", ("loss/picture", "target"), ("loss/difference",)),
-        Node("Mul", ("loss/difference", "weight"), ("loss/seed",)),
-        Node("Mul", ("loss/difference", "loss/seed"), ("loss/square",)),
-        Node("ReduceSum", ("loss/square",), ("squares",), {"keepdims": 0}),
-    )
+    ]
+    if scales:
+        loss, more, similarity = similarity_loss("loss/masked", "target", scales)
+        nodes += [
+            Node("Sign", ("weight",), ("loss/inside",)),
+            Node("Mul", ("loss/difference", "loss/inside"), ("loss/shown",)),
+            Node("Add", ("target", "loss/shown"), ("loss/masked",)),
+            Node("ReduceMax", ("weight",), ("loss/seed",), {"keepdims": 1}),
+            *loss,
+            Node("Mul", (similarity, "loss/seed"), ("loss",)),
+        ]
+        constants.update(more)
+        output = similarity
+    else:
+        nodes += [
+            Node("Mul", ("loss/difference", "weight"), ("loss/weighted",)),
+            Node("Mul", ("loss/difference", "loss/weighted"), ("loss/square",)),
+            Node("ReduceSum", ("loss/square",), ("loss",), {"keepdims": 0}),
+            Node("Mul", ("loss/weighted", "loss/two"), ("loss/seed",)),
+        ]
+        output = "loss/picture"
     inputs = {**graph.inputs, "target": FLOAT, "weight": FLOAT}
-    graph = replace(graph, nodes=nodes, constants=constants, inputs=inputs)
-    found = vector_jacobian(graph, "loss/picture", "y_hat", "loss/seed")
+    graph = replace(graph, nodes=tuple(nodes), constants=constants, inputs=inputs)
+    found = vector_jacobian(graph, output, "y_hat", "loss/seed")
     named = (*found.graph.nodes, Node("Identity", (found.name,), ("gradient",)))
-    return write(replace(found.graph, nodes=named), {"gradient": FLOAT, "squares": FLOAT})
+    return write(replace(found.graph, nodes=named), {"gradient": FLOAT, "loss": FLOAT})
 
 
 def context_graph(bundle: Bundle) -> bytes:
@@ -71,10 +96,12 @@ class Distortion:
 
     Args:
         target: (1, H, W, 3) float32, padded.
-        weight: (1, H, W, 1) float32, bits for a squared difference of one level; 0 where the picture is padding.
+        weight: (1, H, W, 1) float32, bits for a squared difference of one level, or for all of 1 - MS-SSIM; 0 where the
+            picture is padding.
         inverse_gain: (1, M, 1, 1) float32.
         graphs: for each view its share of the loss and its loaded distortion graph.
         windows: of the latents.
+        mean: whether the loss of a window is a mean over it, as MS-SSIM is, and not a sum.
     """
 
     def __init__(
@@ -84,9 +111,10 @@ class Distortion:
         inverse_gain: np.ndarray,
         graphs: Sequence[tuple[float, Loaded]],
         windows: Sequence[Tile],
+        mean: bool = False,
     ) -> None:
         self._target, self._weight, self._inverse_gain = target, weight, inverse_gain
-        self._graphs, self._windows = graphs, windows
+        self._graphs, self._windows, self._mean = graphs, windows, mean
 
     def __call__(self, y_hat: np.ndarray) -> tuple[np.ndarray, float]:
         """(gradient by `y_hat`, distortion), in bits, of a `y_hat` (1, M, h, w)."""
@@ -95,6 +123,8 @@ class Distortion:
         for tile in self._windows:
             rows, columns = (slice(s.start, s.stop) for s in tile)
             weight = _kept(self._weight, tile, stride)
+            if self._mean:
+                weight *= np.float32(weight.size / self._weight.size)
             inputs = {
                 "y_hat": y_hat[:, :, rows, columns],
                 "inverse_gain": self._inverse_gain,
@@ -102,9 +132,9 @@ class Distortion:
                 "weight": weight,
             }
             for share, graph in self._graphs:
-                found, squares = graph(inputs)
-                gradient[:, :, rows, columns] += np.float32(2 * share) * found
-                bits += share * float(squares)
+                found, loss = graph(inputs)
+                gradient[:, :, rows, columns] += np.float32(share) * found
+                bits += share * float(loss.item())
         return gradient, bits
 
 

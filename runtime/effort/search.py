@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ugicm.runtime.backends import Graph
 from ugicm.runtime.conditions import condition_vectors
 from ugicm.runtime.effort.distortion import Distortion, context_graph, distortion_graph
 from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
+from ugicm.runtime.effort.similarity import scales_of
 from ugicm.runtime.effort.steps import Latents, Schedule, descend
 from ugicm.runtime.effort.targets import BPP, PSNR, Target, meet, meet_refined
 from ugicm.runtime.encoder.analysis import hyper_latents, padded, symbols_of
@@ -27,16 +29,23 @@ from ugicm.runtime.errors import QualityError, UsageError
 from ugicm.runtime.flow import Flow, decoding
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.graphs.tiles import measured_reach, tiles
-from ugicm.runtime.measures.metrics import psnr
+from ugicm.runtime.measures.metrics import ms_ssim, psnr
 from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.symbols import checkerboard, z_rows
 
-SCHEDULES = {1: Schedule(5, 0.2, 0.6), 2: Schedule(10, 0.1, 0.8)}
+SCHEDULES = {1: Schedule(5, 0.2, 0.6), 2: Schedule(10, 0.1, 0.8), 3: Schedule(200, 0.02, 0.9, random=True)}
 """By effort; 0 takes no step."""
 SCALED_DOWN = np.float32(1.15)
 STEEPER = 1.15
 """The price at the picture itself over the one between it and the picture scaled down: it rises with quality."""
 LARGEST_WINDOW = 2**20  # pixels whose activations are kept for the backward pass
+
+
+TUNES = ("psnr", "ms-ssim", "machine")
+"""The distortion that a search weighs: squared error of the human view, 1 - MS-SSIM of it, or the squared errors of the
+human and the machine view, half each."""
+Watch = Callable[[int, int], None]
+"""Hears of each step that was taken, of how many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +79,8 @@ def encode(
     quality: float | None,
     effort: int,
     target: Target | None,
+    tune: str = TUNES[0],
+    watch: Watch | None = None,
 ) -> bytes:
     """The .ugic file of an (H, W, 3) uint8 image, of a quality or to meet a target; `answer` is `Codec.answer`.
 
@@ -81,7 +92,9 @@ def encode(
     height, width = check_image(image)
     schedule = SCHEDULES.get(check_effort(effort))
     bundle = networks.bundle
-    search = Search(networks, image) if schedule else None
+    if tune not in TUNES:
+        raise UsageError(f"tune {tune!r} is none; give {', '.join(TUNES)}")
+    search = Search(networks, image, tune, watch) if schedule else None
     latents = Analysis(networks, image)
 
     def written(byte: int, refined: bool) -> bytes:
@@ -139,7 +152,7 @@ class Search:
         UsageError: the codec or its backend cannot.
     """
 
-    def __init__(self, networks: Networks, image: np.ndarray) -> None:
+    def __init__(self, networks: Networks, image: np.ndarray, tune: str = TUNES[0], watch: Watch | None = None) -> None:
         bundle, self.networks = networks.bundle, networks
         if hasattr(networks.backend, "device"):
             raise UsageError("effort needs backend onnxruntime, on the CPU; leave --effort or --backend out")
@@ -149,11 +162,16 @@ class Search:
                 "a network that would have to be differentiated; leave --effort out"
             )
         bundle.graph("g_s")  # a bundle of the encoder only refuses
-        self.bundle, self.image = bundle, image
-        self.vector = condition_vectors(bundle, None, networks.condition)
+        self.bundle, self.image, self.watch = bundle, image, watch
+        self.views: list[tuple[float, np.ndarray | None]] = [(1.0, condition_vectors(bundle, None, networks.condition))]
+        if tune == "machine":
+            if "machine" not in bundle.condition_vectors:
+                raise UsageError(f"{bundle.path}: has no machine view to tune for; leave --tune out")
+            self.views = [(0.5, bundle.condition_vectors[name]) for name in ("human", "machine")]
         self.padded = padded([image], bundle.manifest.stride)
         self.inside = np.zeros((*self.padded.shape[:3], 1), np.float32)
         self.inside[:, : image.shape[0], : image.shape[1]] = 1
+        self.similarity = tune == "ms-ssim"
         self.rate = Rate(bundle.y_tables)
 
     def coded(self, y: np.ndarray, z: np.ndarray) -> Coded:
@@ -162,47 +180,66 @@ class Search:
         return Coded(y, z, rows, np.zeros_like(y) if mean is None else mean)
 
     def cost(self, coded: Coded, quality: int, scale: float = 1.0) -> tuple[float, float]:
-        """(bits, summed squared error) of the file that latents give, `scale` undone before the synthesis."""
+        """(bits, distortion) of the file that latents give, `scale` undone before the synthesis."""
         symbols = symbols_of(self.networks, coded.y, coded.rows, coded.mean)
         bits = float(self.rate(symbols.astype(np.float32), coded.rows)[0].sum(dtype=np.float64))
         if coded.z.size:
             of_z, _ = Rate(self.bundle.z_tables)(coded.z.astype(np.float32), z_rows(coded.z.shape))
             bits += float(of_z.sum(dtype=np.float64))
         y_hat = self.networks.latents(symbols, coded.mean) * np.float32(scale)
-        picture = next(iter(self.networks.pictures(y_hat, quality, [self.vector])))
+        pictures = self.networks.pictures(y_hat, quality, [vector for _, vector in self.views])
+        pairs = zip(self.views, pictures, strict=True)
+        return bits, sum(share * self._distance(np.asarray(picture)) for (share, _), picture in pairs)
+
+    def _distance(self, picture: np.ndarray) -> float:
+        """Of a decoded, padded picture from the original."""
+        if self.similarity:
+            height, width = self.image.shape[:2]
+            return 1 - ms_ssim(self.image, np.ascontiguousarray(picture[0, :height, :width]))
         difference = picture.astype(np.float32) - self.padded
-        return bits, float((np.square(difference) * self.inside).sum(dtype=np.float64))
+        return float((np.square(difference) * self.inside).sum(dtype=np.float64))
 
     def refined(self, y: np.ndarray, z: np.ndarray, quality: int, schedule: Schedule) -> np.ndarray:
         """`y` after the steps of a schedule, or as it was where that is cheaper; `z` stays."""
         coded, lower = self.coded(y, z), y / SCALED_DOWN
-        bits, squares = self.cost(coded, quality)
+        bits, distance = self.cost(coded, quality)
         fewer, more = self.cost(self.coded(lower, hyper_latents(self.networks, lower)), quality, float(SCALED_DOWN))
-        if not (bits > fewer and more > squares):
+        if not (bits > fewer and more > distance):
             return y  # a picture so flat that scaling saves nothing
-        price = STEEPER * (bits - fewer) / (more - squares)  # bits for a squared difference of one level
+        price = STEEPER * (bits - fewer) / (more - distance)  # bits for a unit of distortion
         found = replace(coded, y=self._descended(coded, quality, schedule, price))
-        new_bits, new_squares = self.cost(found, quality)
-        return found.y if new_bits + price * new_squares < bits + price * squares else y
+        new_bits, new_distance = self.cost(found, quality)
+        return found.y if new_bits + price * new_distance < bits + price * distance else y
 
     def _descended(self, coded: Coded, quality: int, schedule: Schedule, price: float) -> np.ndarray:
         height, width = coded.y.shape[2:]
         bundle = self.bundle
-        graph = derived(self.networks, "distortion", partial(distortion_graph, bundle, self.vector))
+        windows = tiles(height, width, self._reach(height, width, quality), self._window)
+        side = bundle.manifest.latent_stride * min(span.stop - span.start for tile in windows for span in tile)
+        scales = scales_of(side) if self.similarity else 0
+        graphs = [(share, self._graph(vector, scales)) for share, vector in self.views]
         distort = Distortion(
             self.padded.astype(np.float32),
             self.inside * np.float32(price),
             gains_of(bundle.inverse_gain, quality),
-            [(1.0, graph)],
-            tiles(height, width, self._reach(height, width, quality), self._window),
+            graphs,
+            windows,
+            mean=self.similarity,
         )
         known = bundle.y_tables.coded(coded.rows)
         keep = np.ones_like(coded.y) if known is None else known.astype(np.float32)
         anchor = checkerboard(height, width) if bundle.manifest.context else None
         latents = Latents(coded.y, coded.rows, coded.mean, keep, anchor)
-        return descend(
-            latents, self.rate, distort, schedule, *(self._context(anchor) if anchor is not None else (None,) * 2)
-        )
+        refine, pull = (None, None) if anchor is None else self._context(anchor)
+        return descend(latents, self.rate, distort, schedule, refine, pull, self._watched(schedule))
+
+    def _watched(self, schedule: Schedule) -> Callable[[int, float], None] | None:
+        watch = self.watch
+        return None if watch is None else lambda step, _: watch(step + 1, schedule.steps)
+
+    def _graph(self, vector: np.ndarray | None, scales: int) -> Graph:
+        name = f"distortion {scales} {'' if vector is None else vector.tobytes().hex()}"
+        return derived(self.networks, name, partial(distortion_graph, self.bundle, vector, scales))
 
     def _context(self, anchor: np.ndarray) -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
         graph = derived(self.networks, "context", partial(context_graph, self.bundle))
@@ -226,7 +263,7 @@ class Search:
             return 0
 
         def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
-            return np.asarray(next(iter(self.networks.pictures(inputs["y_hat"], quality, [self.vector]))))
+            return np.asarray(next(iter(self.networks.pictures(inputs["y_hat"], quality, [self.views[0][1]]))))
 
         def sample(rng: np.random.Generator, rows: int, columns: int) -> dict[str, np.ndarray]:
             shape = (1, self.bundle.manifest.latent_channels, rows, columns)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -22,11 +23,17 @@ COOLING = 10.0  # how far the step falls from the first to the last
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps, the length of the first in symbols, and the momentum."""
+    """How many steps, the length of the first in symbols, and the momentum.
+
+    Attributes:
+        random: whether symbols are drawn between their two neighbours, by stochastic Gumbel annealing, rather than
+            relaxed; the same draws at every run.
+    """
 
     steps: int
     length: float
     momentum: float
+    random: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +55,20 @@ class Latents:
     anchor: np.ndarray | None
 
 
+def draw(residual: np.ndarray, temperature: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols of y − mean drawn from their two neighbours by a Gumbel softmax, and their slope."""
+    low = np.floor(residual)
+    above = np.clip(residual - low, 1e-4, 1 - 1e-4)
+    # Odds of the upper over the lower neighbour: farther is less likely, by the inverse hyperbolic tangent.
+    odds = (np.arctanh(above) - np.arctanh(1 - above)) / np.float32(temperature)
+    slope = (1 / (1 - np.square(above)) + 1 / (1 - np.square(1 - above))) / np.float32(temperature)
+    noise = rng.logistic(size=residual.shape).astype(np.float32)  # the difference of two Gumbel variables
+    share = 1 / (1 + np.exp(np.clip(-(odds + noise) / np.float32(temperature), -60, 60)))
+    return low + share, share * (1 - share) * slope / np.float32(temperature)
+
+
+Soften = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""y − mean to symbols that have a slope, and that slope."""
 Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(symbols of anchors, mean) to means of all, those of the others refined."""
 Pull = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -76,10 +97,12 @@ def descend(
     y = latents.y.copy()
     first = np.zeros_like(y)
     second = np.zeros((1, y.shape[1], 1, 1), np.float32)
-    n = schedule.steps
+    n, rng = schedule.steps, np.random.default_rng(0)
     for step in range(n):
         part = step / max(1, n - 1)
-        gradient, loss = _gradient(y, latents, rate, distort, HOT * (COLD / HOT) ** part, refine, pull)
+        temperature = HOT * (COLD / HOT) ** part
+        soften = partial(draw, rng=rng) if schedule.random else relax
+        gradient, loss = _gradient(y, latents, rate, distort, partial(soften, temperature=temperature), refine, pull)
         first = schedule.momentum * first + (1 - schedule.momentum) * gradient
         power = np.mean(np.square(gradient), axis=(2, 3), keepdims=True)
         second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * power
@@ -96,19 +119,19 @@ def _gradient(
     latents: Latents,
     rate: Rate,
     distort: Distort,
-    temperature: float,
+    soften: Soften,
     refine: Refine | None,
     pull: Pull | None,
 ) -> tuple[np.ndarray, float]:
     """The gradient of bits + distortion by `y`, through the relaxed symbols, and the loss."""
     anchor, mean = latents.anchor, latents.mean
-    symbols, slope = relax(y - mean, temperature)
+    symbols, slope = soften(y - mean)
     means = mean
     if anchor is not None:
         assert refine is not None and pull is not None
         anchors = symbols * (latents.coded * anchor)
         means = refine(anchors, mean)
-        others, others_slope = relax(y - means, temperature)
+        others, others_slope = soften(y - means)
         symbols = np.where(anchor > 0, symbols, others)
         slope = np.where(anchor > 0, slope, others_slope)
     symbols *= latents.coded

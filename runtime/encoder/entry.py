@@ -22,6 +22,8 @@ def encode(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     max_bytes: float | None = None,
+    tune: str = "psnr",
+    watch: Callable[[int, int], None] | None = None,
 ) -> bytes:
     """The .ugic file of an image; see `ugicm.runtime.codec.Codec.encode` for the arguments and errors."""
     if effort or not (target_bpp is target_psnr is max_bytes is None):
@@ -29,5 +31,5 @@ def encode(
         from ugicm.runtime.effort.targets import Target
 
         target = Target.of(quality, target_bpp=target_bpp, target_psnr=target_psnr, max_bytes=max_bytes)
-        return search.encode(networks, answer, image, quality, effort, target)
+        return search.encode(networks, answer, image, quality, effort, target, tune, watch)
     return answer(encoding(networks.bundle, image, quality_byte(quality, networks.bundle)))

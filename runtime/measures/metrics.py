@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 # Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", Asilomar 2003.
-_SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
-_WINDOW = 11
+SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
+WINDOW = 11
 _SIGMA = 1.5
-_C1 = (0.01 * 255) ** 2
-_C2 = (0.03 * 255) ** 2
-_CENTRE = 127.5
+C1 = (0.01 * 255) ** 2
+C2 = (0.03 * 255) ** 2
+CENTRE = 127.5
 _STRIP = 32
 
 
@@ -53,16 +53,16 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     """
     _check(first, second)
     side = min(first.shape[:2])
-    scales = max(1, min(len(_SCALE_WEIGHTS), (side // _WINDOW).bit_length()))
-    weights = _SCALE_WEIGHTS[:scales] * (_SCALE_WEIGHTS.sum() / _SCALE_WEIGHTS[:scales].sum())
-    window = _gaussian(min(_WINDOW, side - 1 + side % 2))
+    scales = max(1, min(len(SCALE_WEIGHTS), (side // WINDOW).bit_length()))
+    weights = SCALE_WEIGHTS[:scales] * (SCALE_WEIGHTS.sum() / SCALE_WEIGHTS[:scales].sum())
+    window = gaussian(min(WINDOW, side - 1 + side % 2))
     # A channel at a time keeps the memory of a large image at a third.
     return float(np.mean([_one_channel(first[..., c], second[..., c], weights, window) for c in range(3)]))
 
 
 def _one_channel(first: np.ndarray, second: np.ndarray, weights: np.ndarray, window: list[float]) -> float:
     # Centred, so that single precision loses nothing that shows; of all terms only the luminance minds.
-    a, b = first.astype(np.float32) - _CENTRE, second.astype(np.float32) - _CENTRE
+    a, b = first.astype(np.float32) - CENTRE, second.astype(np.float32) - CENTRE
     result = 1.0
     for scale, weight in enumerate(weights):
         last = scale == len(weights) - 1
@@ -82,15 +82,16 @@ def _mean_term(a: np.ndarray, b: np.ndarray, window: list[float], luminance: boo
         mean_x, mean_y, squares, products = _filter(np.stack([x, y, x * x + y * y, x * y]), window)
         variances = squares - (mean_x**2 + mean_y**2)
         covariance = products - mean_x * mean_y
-        term = (2 * covariance + _C2) / (variances + _C2)
+        term = (2 * covariance + C2) / (variances + C2)
         if luminance:
-            mean_x, mean_y = mean_x + _CENTRE, mean_y + _CENTRE
-            term *= (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
+            mean_x, mean_y = mean_x + CENTRE, mean_y + CENTRE
+            term *= (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
         total += float(term.sum(dtype=np.float64))
     return total / (height * width)
 
 
-def _gaussian(size: int) -> list[float]:
+def gaussian(size: int) -> list[float]:
+    """Weights of a window of so many pixels, their sum 1."""
     window = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * _SIGMA**2))
     return (window / window.sum()).tolist()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,20 @@ import pytest
 from tests.reference import decoder as reference
 from ugicm import Codec
 from ugicm.runtime import bitstream
+from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.commands.encode import main
 from ugicm.runtime.effort import search
 from ugicm.runtime.effort.distortion import Distortion, distortion_graph
+from ugicm.runtime.effort.nodes import Graph, write
 from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
+from ugicm.runtime.effort.similarity import scales_of, similarity_loss
+from ugicm.runtime.effort.steps import draw
 from ugicm.runtime.encoder.analysis import symbols_of
 from ugicm.runtime.encoder.flow import encoding
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.graphs.tiles import Span, Tile, tiles
+from ugicm.runtime.measures.metrics import ms_ssim, psnr
 from ugicm.runtime.symbols import z_rows
 from ugicm.runtime.tables import TOTAL
 
@@ -86,7 +92,7 @@ def test_windows_give_the_gradient_of_the_whole(codec: Codec, photograph: np.nda
     bundle, found = codec.bundle, search.Search(codec.networks, photograph[:128, :192])
     coded = found.coded(*search.Analysis(codec.networks, photograph[:128, :192])(5))
     y_hat = codec.networks.latents(symbols_of(codec.networks, coded.y, coded.rows, coded.mean), coded.mean)
-    graph = derived(codec.networks, "distortion", partial(distortion_graph, bundle, found.vector))
+    graph = derived(codec.networks, "distortion", partial(distortion_graph, bundle, found.views[0][1]))
     parts = [Tile(Span(0, 8, 0, 8), Span(0, 12, 0, 12))], tiles(8, 12, 2, 40)
     assert len(parts[1]) > 1
     target = found.padded.astype(np.float32)
@@ -95,7 +101,7 @@ def test_windows_give_the_gradient_of_the_whole(codec: Codec, photograph: np.nda
     )
     assert pieces[1] == pytest.approx(whole[1], rel=1e-5)
     assert np.abs(pieces[0] - whole[0]).max() < 1e-4 * np.abs(whole[0]).max()
-    decoded = np.asarray(next(iter(codec.networks.pictures(y_hat, 5, [found.vector])))).astype(float)
+    decoded = np.asarray(next(iter(codec.networks.pictures(y_hat, 5, [found.views[0][1]])))).astype(float)
     # Decoding rounds; the loss does not.
     assert whole[1] == pytest.approx(np.square(decoded - found.padded).sum(), rel=0.02)
 
@@ -113,6 +119,42 @@ def test_bits_between_symbols_are_interpolated(codec: Codec) -> None:
     assert np.allclose(between, 0.75 * bits[:-1] + 0.25 * bits[1:], atol=1e-3)
     skipped = np.flatnonzero(tables.lengths == 0)[:1]
     assert rate(np.zeros(1, np.float32), skipped) == (0, 0)
+
+
+def test_each_tune_lowers_its_own_distortion_most(codec: Codec, photograph: np.ndarray) -> None:
+    """At a quality where rates hardly differ."""
+    files = {tune: codec.encode(photograph, 5, effort=1, tune=tune) for tune in search.TUNES}
+    alike = {tune: ms_ssim(photograph, codec.decode(data)) for tune, data in files.items()}
+    assert alike["ms-ssim"] == max(alike.values())
+    machine = {tune: psnr(photograph, codec.decode(data, "machine")) for tune, data in files.items()}
+    assert machine["machine"] > machine["psnr"]
+    with pytest.raises(UsageError, match="tune"):
+        codec.encode(photograph, 5, effort=1, tune="lpips")
+
+
+@pytest.mark.parametrize("shape", [(256, 192), (64, 128)])
+def test_the_loss_of_similarity_is_the_metric(codec: Codec, photograph: np.ndarray, shape: tuple[int, int]) -> None:
+    image = np.ascontiguousarray(np.pad(photograph, ((0, 128), (0, 0), (0, 0)), "reflect")[: shape[0], : shape[1]])
+    other = np.clip(image + np.random.default_rng(1).normal(0, 8, image.shape), 0, 255).astype(np.uint8)
+    nodes, constants, loss = similarity_loss("a", "b", scales_of(min(shape)))
+    model = write(Graph(tuple(nodes), constants, {"a": 1, "b": 1}, (loss,), 20), {loss: 1})
+    found = OnnxRuntime(threads=1).load(model, "loss")({"a": other[None], "b": image[None]})[0].item()
+    assert found == pytest.approx(1 - ms_ssim(image, other), rel=1e-3)
+
+
+def test_draws_fall_on_the_neighbours_and_tell_of_every_step(
+    codec: Codec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    residual = np.random.default_rng(2).normal(0, 2, 10000).astype(np.float32)
+    drawn, slope = draw(residual, 0.05, np.random.default_rng(0))
+    assert np.isfinite(slope).all() and (slope >= 0).all()
+    assert ((drawn >= np.floor(residual)) & (drawn <= np.floor(residual) + 1)).all()
+    assert np.mean(np.abs(drawn - np.rint(residual)) < 0.01) > 0.9
+    schedule = search.SCHEDULES[3]
+    monkeypatch.setitem(search.SCHEDULES, 3, replace(schedule, steps=3))
+    heard: list[tuple[int, int]] = []
+    files = [codec.encode(photograph, 4, effort=3, watch=lambda *step: heard.append(step)) for _ in range(2)]
+    assert heard == [(1, 3), (2, 3), (3, 3)] * 2 and files[0] == files[1]
 
 
 class OnDevice:
