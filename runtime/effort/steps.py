@@ -16,8 +16,8 @@ import numpy as np
 
 from ugicm.runtime.effort.rate import Rate
 
-HOT, COLD = 0.5, 0.05
-SECOND_MOMENT = 0.9
+COLD = 0.05
+LONGEST = 2.5  # of a step, in root mean squares of a channel: few large gradients among zeros would throw symbols far
 COOLING = 10.0  # how far the step falls from the first to the last
 
 
@@ -28,12 +28,16 @@ class Schedule:
     Attributes:
         random: whether symbols are drawn between their two neighbours, by stochastic Gumbel annealing, rather than
             relaxed; the same draws at every run.
+        hot: the temperature of the first step; the last has `COLD`.
+        second: how much of Adam's second moment a step keeps.
     """
 
     steps: int
     length: float
     momentum: float
     random: bool = False
+    hot: float = 0.35
+    second: float = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +104,15 @@ def descend(
     n, rng = schedule.steps, np.random.default_rng(0)
     for step in range(n):
         part = step / max(1, n - 1)
-        temperature = HOT * (COLD / HOT) ** part
+        temperature = schedule.hot * (COLD / schedule.hot) ** part
         soften = partial(draw, rng=rng) if schedule.random else relax
         gradient, loss = _gradient(y, latents, rate, distort, partial(soften, temperature=temperature), refine, pull)
         first = schedule.momentum * first + (1 - schedule.momentum) * gradient
         power = np.mean(np.square(gradient), axis=(2, 3), keepdims=True)
-        second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * power
-        scale = np.sqrt(second / (1 - SECOND_MOMENT ** (step + 1))) * (1 - schedule.momentum ** (step + 1))
+        second = schedule.second * second + (1 - schedule.second) * power
+        scale = np.sqrt(second / (1 - schedule.second ** (step + 1))) * (1 - schedule.momentum ** (step + 1))
         length = schedule.length * COOLING**-part
-        y -= np.float32(length) * first / (scale + np.float32(1e-12))
+        y -= np.float32(length) * np.clip(first / (scale + np.float32(1e-12)), -LONGEST, LONGEST)
         if watch is not None:
             watch(step, loss)
     return y

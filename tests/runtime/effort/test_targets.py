@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ugicm import Codec
@@ -18,7 +18,7 @@ from ugicm.runtime.errors import QualityError, UsageError
 from ugicm.runtime.measures.metrics import psnr
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(0.001, 0.2), min_size=1, max_size=300), st.floats(0, 1), st.sampled_from([BPP, BYTES]))
 def test_the_highest_step_within_a_target_is_found(rises: list[float], share: float, kind: str) -> None:
     values = (100 * np.exp(np.cumsum(rises))).tolist()
