@@ -110,8 +110,7 @@ class Codec:
 
         Args:
             image: (H, W, 3) uint8 RGB, each side 1 to 65535.
-            quality: 1 (smallest) to `qualities`, and between (see `ugicm.runtime.between`); None is 4, or the best of a
-                codec with fewer.
+            quality: 1 (smallest) to `qualities`, and between; None is 4, or the best of a codec with fewer.
             effort: 0, or 1, 2 or 3 for 5, 10 or 200 steps of a search for better latents, which any decoder reads.
             wish: in place of a quality `target_bpp`, bits a pixel, or `target_psnr`, dB, to come near to, or
                 `max_bytes`, not to be exceeded. With an effort `tune`, "psnr", "ms-ssim" or "machine", says which
