@@ -186,7 +186,9 @@ def _bundle_text(facts: dict[str, Any]) -> str:
         parts = "  ".join(f"{name} {value}" for name, value in facts["kmac_per_pixel"].items())
         lines.append(f"  kMAC/pixel   {printable(parts)}")
     if facts["schedule"] is not None:
-        lines.append(f"  stages       {len(facts['schedule']['stages'])}, {_guards_text(facts['guards'])}")
+        stages = facts["schedule"]["stages"]
+        way = ", in wavefronts" if any(stage["positions"] == "wavefront" for stage in stages) else ""
+        lines.append(f"  stages       {len(stages)}{way}, {_guards_text(facts['guards'])}")
     for name, table in facts["tables"].items():
         lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")
     lines.append(f"  range coder  {printable(facts['coder'])}")

@@ -141,7 +141,7 @@ class Tiler:
     def __init__(self, area: Area, run: Run) -> None:
         self._area = area
         self._run = run
-        self._reaches: dict[str, int | None] = {}
+        self._reaches: dict[tuple[str, int], int | None] = {}
 
     def run(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """The output of `g_a`, `h_a`, `h_s_mean` or `context`."""
@@ -212,9 +212,10 @@ class Tiler:
 
         fineness = sample(np.random.default_rng(0), 1, 1)[name].shape[2]
         # Both parts run on the same window: to cut features between them would cost more than what is computed twice.
-        reaches = [self._reach("g_s", sample, {name: fineness})]
+        loud = _loudness(y_hat)
+        reaches = [self._reach("g_s", sample, {name: fineness}, loud)]
         if trunk:
-            reaches.append(self._reach("g_s_trunk", latents, {"y_hat": 1}))
+            reaches.append(self._reach("g_s_trunk", latents, {"y_hat": 1}, loud))
         known = [reach for reach in reaches if reach is not None]
         reach = sum(known) if len(known) == len(reaches) else None
 
@@ -224,10 +225,11 @@ class Tiler:
         # Each condition may have a session of its own, with activations of its own.
         return self._assemble("g_s", height, width, reach, compute, len(conditions))
 
-    def _reach(self, graph: str, sample: Sample, per_unit: Mapping[str, int]) -> int | None:
-        if graph not in self._reaches:
-            self._reaches[graph] = measured_reach(lambda inputs: self._run(graph, inputs), sample, per_unit)
-        return self._reaches[graph]
+    def _reach(self, graph: str, sample: Sample, per_unit: Mapping[str, int], loud: int = 0) -> int | None:
+        """Measured once for each loudness: quiet inputs do not show how far loud ones reach."""
+        if (graph, loud) not in self._reaches:
+            self._reaches[graph, loud] = measured_reach(lambda inputs: self._run(graph, inputs), sample, per_unit)
+        return self._reaches[graph, loud]
 
     def _assemble(
         self,
@@ -266,12 +268,26 @@ def _sampler(grid: Grid, inputs: dict[str, np.ndarray]) -> Sample:
 
 
 def _random(name: str, array: np.ndarray, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Values for an input of the array's type and channels: any bytes, zeros and ones, integers of a few units."""
+    """Values for an input of the array's type and channels: any bytes, zeros and ones, integers as far apart in each
+    channel as the array's, or by a few units."""
     if name == "image":
         return rng.integers(0, 256, (1, height, width, array.shape[3]), np.uint8)
     shape = (*array.shape[:2], height, width)
-    values = rng.integers(0, 2, shape) if name == "anchor" else np.rint(rng.normal(0, 4, shape))
-    return values.astype(array.dtype)
+    if name == "anchor":
+        return rng.integers(0, 2, shape).astype(array.dtype)
+    values: np.ndarray = np.rint(rng.normal(0, 1, shape) * _spread(array)[:, None, None]).astype(array.dtype)
+    return values
+
+
+def _spread(array: np.ndarray) -> np.ndarray:
+    """(C,) the standard deviation of each channel of an (N, C, H, W) array, at least 4."""
+    spread: np.ndarray = np.maximum(4.0, array.std((0, 2, 3), dtype=np.float64))
+    return spread
+
+
+def _loudness(array: np.ndarray) -> int:
+    """The spread of the loudest channel on a scale of factors of 2."""
+    return int(np.ceil(np.log2(_spread(array).max())))
 
 
 def _resized(array: np.ndarray, height: int, width: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ugicm.export.to_onnx import main as export
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
 from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.errors import BundleError
+from ugicm.runtime.commands.cli import main as cli
+from ugicm.runtime.errors import BundleError, UgicError
 from ugicm.runtime.flow import drive
 from ugicm.runtime.schedule import WAVEFRONT, Stage
 from ugicm.runtime.wavefront import NEIGHBOURS, OFFSETS, Front, walk
@@ -147,3 +149,21 @@ def test_symbols_picture_and_size_are_compressais(raster_codec: Codec) -> None:
     picture = model.decompress(**theirs)["x_hat"][0].permute(1, 2, 0)
     apart = np.abs(torch.round(picture * 255).numpy() - raster_codec.decode(data).astype(int))
     assert np.count_nonzero(apart > 1) == 0
+
+
+def test_damage_is_an_error_with_a_name(raster_codec: Codec) -> None:
+    data = raster_codec.encode(photograph(64, 128))
+    whole, rng = raster_codec.decode(data), np.random.default_rng(5)
+    for _ in range(30):
+        changed = bytearray(data[:-4])
+        changed[rng.integers(20, len(changed))] ^= int(rng.integers(1, 256))
+        try:
+            picture = raster_codec.decode(bytes(changed) + zlib.crc32(changed).to_bytes(4, "little"))
+        except UgicError:
+            continue
+        assert np.array_equal(picture, whole)  # the last bits of a range coder change no symbol
+
+
+def test_info_tells_of_wavefronts(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["info", str(bundle)]) == 0
+    assert "1, in wavefronts, guarded rounding with a band of 2^-" in capsys.readouterr().out

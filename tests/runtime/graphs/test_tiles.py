@@ -80,6 +80,25 @@ def test_the_reach_of_a_filter_is_found(width: int, reach: int) -> None:
     assert measured_reach(box(width), draw, {"x": 2}) == reach
 
 
+def test_loud_latents_reach_farther_than_quiet_ones(codec: Codec) -> None:
+    """Of a synthesis whose far taps change a picture by less than a level until a channel is loud."""
+    taps, count = box(6), codec.bundle.manifest.latent_channels
+
+    def run(graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        y_hat = inputs["y_hat"]
+        far = taps({"x": y_hat[:, :1]}) / 2000 + y_hat[:, 1:2] / 20
+        picture = np.clip(np.rint(128 + far), 0, 255).astype(np.uint8)
+        return np.repeat(np.repeat(np.repeat(picture, 16, 2), 16, 3).transpose(0, 2, 3, 1), 3, 3)
+
+    area = Area(codec.bundle.manifest, work=1e6)
+    tiler, rng = Tiler(area, run), np.random.default_rng(3)
+    for loud in (1.0, 300.0, 1.0):
+        y_hat = np.rint(rng.normal(0, loud, (1, count, 40, 40))).astype(np.float32)
+        (found,) = tiler.synthesise(y_hat, np.ones((1, count, 1, 1), np.float32), [{}], False)
+        whole = run("g_s", {"y_hat": y_hat})[0]
+        assert np.abs(found.astype(int) - whole).max() <= 1
+
+
 def test_what_reads_everything_has_no_reach() -> None:
     assert measured_reach(lambda inputs: inputs["x"] + inputs["x"].sum(), draw, {"x": 2}) is None
 
