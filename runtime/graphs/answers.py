@@ -50,9 +50,9 @@ class Answers:
         else:
             size = self._area.size("g_s" if name == "g_s_trunk" else name, inputs)
         if name == "g_s_trunk":
-            if not self._fineness and found and len(found[0]) == 5:
-                self._fineness = max(1, found[0][3] // size[0])
-            return [("float32", n, None, *(length * self._fineness for length in size))]
+            self._fineness = self._fineness or max(1, found[0][3] // size[0] if found and len(found[0]) == 5 else 1)
+            kind = "uint8" if found and found[0][0] == "uint8" else "float32"  # INT8 features are bytes
+            return [(kind, n, None, *(length * self._fineness for length in size))]
         size = tuple(length * self._area.grids[name].output for length in size)
         if name == "g_s":
             return [("uint8", n, *size, 3)]
