@@ -43,12 +43,15 @@ from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.whole_folder import check_replaceable
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import Join, Manifest
+from ugicm.runtime.measures.pictures import generated_image
 from ugicm.runtime.onnx_bytes.weights import graph_weights
 from ugicm.runtime.schedule import Schedule
 
 MARGIN = 4.0
 """The band is at least so many times the largest deviation measured."""
 GOLDEN_SIZES = ((1, 1), (2, 3))
+PICTURE = 256
+"""Side in pixels of the generated picture on which deviations are measured."""
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
 
@@ -166,13 +169,14 @@ def guarded(
 ) -> tuple[Schedule, dict[str, np.ndarray]]:
     """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
 
-    Deviations are measured on random latents and on those of images.
+    Deviations are measured on random latents, on those of a generated picture and on those of images.
 
     Raises:
         ExportError: what runs here is farther from float64 than any band allows.
     """
     assert source.schedule is not None
-    found = measure_deviation(source, models, samples=[latents_of(source, pixels_of(source, i)) for i in images])
+    pictures = [generated_image(PICTURE, PICTURE), *(pixels_of(source, path) for path in images)]
+    found = measure_deviation(source, models, samples=[latents_of(source, picture) for picture in pictures])
     bits = min(source.schedule.band_bits, math.floor(-math.log2(MARGIN * max(found, 2.0**-40))))
     console.print(
         f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
