@@ -58,6 +58,17 @@ def outcome(module, words, jobs):
     return found, decoder.maybe_exhausted()
 
 
+@pytest.mark.parametrize(
+    "words", [(2**32 - 1, 2**32 - 1), (2**32 - 1, 2**32 - 2**24 - 1), (1, 2**32 - 1), (1, 2**32 - 2)]
+)
+def test_the_first_refused_quantile_and_the_last_allowed_end(words: tuple[int, int]) -> None:
+    """A quantile of 2**24 and the one below; a difference of 2**33 - 1 at the end and the one below."""
+    jobs = [(np.array([1 << 23, 1 << 23], np.uint32), np.zeros(1, np.int32))]
+    found = [outcome(module, np.array(words, np.uint32), jobs) for module in BOTH]
+    expected = {2**32 - 1: (([], "refused"), ([[1]], False)), 1: (([[0]], False), ([[0]], True))}[words[0]]
+    assert found[0] == found[1] == expected[words[1] != 2**32 - 1]
+
+
 def test_carries_reach_back_through_full_words() -> None:
     """Entries that push `lower` against the top of the interval: the longest runs of 0xffffffff, then a carry."""
     row = np.array([1, (1 << 24) - 2, 1], np.uint32)
