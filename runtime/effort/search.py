@@ -35,7 +35,7 @@ from ugicm.runtime.symbols import checkerboard, z_rows
 
 SCHEDULES = {
     1: Schedule(5, 0.2, 0.6),
-    2: Schedule(10, 0.1, 0.8),
+    2: Schedule(10, 0.1, 0.8, hot=0.5),
     3: Schedule(200, 0.03, 0.9, random=True, hot=0.5, second=0.99),
 }
 """By effort; 0 takes no step."""
