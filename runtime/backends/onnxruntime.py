@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -17,6 +18,7 @@ from ugicm.runtime.errors import BackendError
 from ugicm.runtime.processes import cpus
 
 LEVELS = ("all", "extended", "basic", "disable")
+RUN_OPTIONS: ContextVar[Any] = ContextVar("run_options", default=None)  # the library's, of runs in this thread
 
 
 def _library() -> Any:
@@ -59,13 +61,8 @@ def session_options(level: str = "all", threads: int | None = None) -> Any:
     number = cpus.threads(threads)
     if number is not None:
         options.intra_op_num_threads = number
-    levels = library.GraphOptimizationLevel
-    options.graph_optimization_level = {
-        "all": levels.ORT_ENABLE_ALL,
-        "extended": levels.ORT_ENABLE_EXTENDED,
-        "basic": levels.ORT_ENABLE_BASIC,
-        "disable": levels.ORT_DISABLE_ALL,
-    }[level]
+    kind = "ORT_DISABLE_ALL" if level == "disable" else f"ORT_ENABLE_{level.upper()}"
+    options.graph_optimization_level = getattr(library.GraphOptimizationLevel, kind)
     return options
 
 
@@ -117,7 +114,7 @@ class OnnxGraph:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         given = {k: v.astype(np.float32, copy=False) if k in self._floats else v for k, v in inputs.items()}
         try:
-            return list(self._session.run(self._outputs, given))
+            return list(self._session.run(self._outputs, given, RUN_OPTIONS.get()))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed in graph {self._name}: {_reason(error)}") from error
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from ugicm.runtime.backends.arenas import given_back
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.graphs.area import Area, Grid
 
@@ -240,13 +242,19 @@ class Tiler:
         compute: Callable[[Tile], list[np.ndarray]],
         sessions: int = 1,
     ) -> list[np.ndarray]:
-        """What `compute` makes of each window, joined: (N, C, H, W) arrays, (H, W, C) images. No reach: one window."""
+        """What `compute` makes of each window, joined: (N, C, H, W) arrays, (H, W, C) images. No reach: one window.
+
+        With the last one sessions give back memory that only large images need.
+        """
         if reach is None:
-            return compute(Tile(Span(0, height, 0, height), Span(0, width, 0, width)))
+            with given_back():
+                return compute(Tile(Span(0, height, 0, height), Span(0, width, 0, width)))
         outs: list[np.ndarray] = []
         n = self._area.grids[graph].output
-        for tile in tiles(height, width, reach, self._area.units(graph) / sessions):
-            parts = compute(tile)
+        windows = list(tiles(height, width, reach, self._area.units(graph) / sessions))
+        for tile in windows:
+            with given_back() if tile is windows[-1] else nullcontext():
+                parts = compute(tile)
             if not outs:
                 outs = [np.empty(_resized(part, height * n, width * n), part.dtype) for part in parts]
             for out, part in zip(outs, parts, strict=True):

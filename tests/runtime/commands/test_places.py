@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from tests.attacks.commands import BUNDLE, FILES
 from tests.runtime.many.test_folders import ENVIRONMENT
 from ugicm import Codec
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.commands import encode
 from ugicm.runtime.commands.cli import main
 from ugicm.runtime.errors import BundleError, ImageError, OutputError, UgicError
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.files.output import remove_stale, write_atomically
+from ugicm.runtime.many import folders
 
 LONG = "a" * 300
 SEVERAL = """
@@ -148,3 +151,28 @@ def test_a_pipe_as_a_file_of_many_is_its_own_error(here: Path, codec: Codec) -> 
     os.mkfifo("pipe.ugic")
     (outcome,) = codec.decode_many(["pipe.ugic"], workers=0)
     assert "not a regular file" in str(outcome.error)
+
+
+def test_what_vanishes_in_mid_run_is_one_files_failure(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "bcd":
+        shutil.copy("in/a.png", f"in/{name}.png")
+    listed, write = folders.find_tasks, encode.write_atomically
+
+    def vanishing(*arguments: Any) -> Any:
+        found = listed(*arguments)
+        (here / "in" / "b.png").unlink()
+        return found
+
+    def writing(path: Path, data: bytes) -> None:
+        if path.name == "c.ugic":
+            shutil.rmtree(path.parent)
+        write(path, data)
+
+    monkeypatch.setattr(folders, "find_tasks", vanishing)
+    monkeypatch.setattr(encode, "write_atomically", writing)
+    assert main(["encode", "in", "-o", "out", "--jobs", "1", "--bundle", str(BUNDLE)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "b.png: no such file" in errors[0] and "c.ugic: cannot be written" in errors[1], errors
+    assert os.listdir("out") == ["d.ugic"]
