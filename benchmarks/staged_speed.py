@@ -1,7 +1,7 @@
 """`python -m benchmarks.staged_speed FOLDER [IMAGE]`: codecs with context beside PyTorch, bytes to picture and back.
 
 Same weights, one process, the same threads for all, alternating: CompressAI's own `compress` and `decompress` for its
-models. UG-ICM's authors publish no decoder that runs from bytes on a CPU; in its place stand our modules of the same
+models. In place of UG-ICM's authors' code, which was not run here, stand our modules of the same
 network, run eagerly by PyTorch with our range coder.
 
 Checkpoints and bundles are looked for in FOLDER by the name of the architecture, with a bundle ARCHITECTURE.int8 where
