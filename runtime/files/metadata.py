@@ -7,9 +7,10 @@ because it has been applied. Colours are sRGB now, unless the profile is kept.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
-from PIL import Image
+from PIL import Image, IptcImagePlugin
 
 LARGEST = 16 << 20  # bytes of metadata that a file may hold
 _ORIENTATION, _XMP, _EXIF, _GPS, _INTEROPERABILITY = 0x0112, 0x02BC, 0x8769, 0x8825, 0xA005
@@ -23,6 +24,11 @@ _EMPTY = frozenset((0x011A, 0x011B, 0x0128, 0x9000, 0x9101, _COLOUR_SPACE, 0xA00
 _XMP_ORIENTATION = (
     re.compile(rb"""\s+tiff:Orientation\s*=\s*(["'])[^"']{0,9}\1"""),
     re.compile(rb"<tiff:Orientation>[^<]{0,9}</tiff:Orientation>"),
+)
+
+# In a JPEG file: the name of a second packet, of which a .ugic file has none (XMP specification part 3, 1.1.3.1).
+_EXTENSION = re.compile(
+    rb"""\s+xmpNote:HasExtendedXMP\s*=\s*(["'])\w{0,64}\1|<xmpNote:HasExtendedXMP>\w{0,64}</xmpNote:HasExtendedXMP>"""
 )
 
 
@@ -77,10 +83,23 @@ def kept_xmp(image: Image.Image, turned: bool = True) -> bytes | None:
     packet = packet.strip(b"\0 \r\n\t")
     for pattern in _XMP_ORIENTATION if turned else ():
         packet = pattern.sub(b"", packet)
+    packet = _EXTENSION.sub(b"", packet)
     end = packet.rfind(b"<?xpacket end")
     if end > 0:
         packet = packet[:end].rstrip() + b"\n" + packet[end:]
     return packet or None
+
+
+def not_kept(image: Image.Image) -> list[str]:
+    """What a loaded image holds that is neither EXIF nor the main packet of XMP, in words."""
+    found = []
+    with suppress(Exception):  # Pillow's reader raises many types on damaged blocks.
+        if IptcImagePlugin.getiptcinfo(image):
+            found.append("its IPTC block is dropped")
+    packet = image.info.get("xmp") or b""
+    if _EXTENSION.search(packet.encode("utf-8", "surrogateescape") if isinstance(packet, str) else packet):
+        found.append("its extended XMP is dropped")
+    return found
 
 
 def exif_orientation(block: bytes | None) -> int:

@@ -229,6 +229,7 @@ def _upright_srgb(
         notes.append(f"{frames} frames, only the first is used")
     size = (pixels.shape[1], pixels.shape[0])
     exif, xmp = metadata.kept_exif(image, size, srgb=icc is None), metadata.kept_xmp(image)
+    notes += metadata.not_kept(image)
     if sum(len(block or b"") for block in (exif, xmp, icc)) > metadata.LARGEST:
         notes.append(f"its metadata is dropped, more than {metadata.LARGEST >> 20} MB")
         exif = xmp = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from ugicm.runtime.files.picture import read_picture
 
@@ -49,3 +50,67 @@ def test_metadata_is_found_in_every_format(form: str) -> None:
     kept = Image.Exif()
     kept.load(picture.exif or b"")
     assert kept[271] == "A maker"
+
+
+def test_iptc_and_extended_xmp_are_not_dropped_silently() -> None:
+    caption = b"\x1c\x02\x78\x00\x05hello"
+    resource = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + len(caption).to_bytes(4, "big") + caption
+    name = b"0123456789ABCDEF0123456789ABCDEF"
+    xmp = b'<x:xmpmeta><rdf:Description dc:t="a" xmpNote:HasExtendedXMP="' + name + b'"/></x:xmpmeta>'
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 24), "red").save(buffer, "JPEG", xmp=xmp)
+    plain = buffer.getvalue()
+    app13 = b"\xff\xed" + (len(resource) + 2).to_bytes(2, "big") + resource
+    picture = read_picture(plain[:2] + app13 + plain[2:])
+    assert picture.notes == ("its IPTC block is dropped", "its extended XMP is dropped")
+    assert picture.xmp == b'<x:xmpmeta><rdf:Description dc:t="a"/></x:xmpmeta>'
+    buffer = io.BytesIO()
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[33723] = caption
+    info.tagtype[33723] = 7
+    Image.new("RGB", (24, 24), "red").save(buffer, "TIFF", tiffinfo=info)
+    assert read_picture(buffer.getvalue()).notes == ("its IPTC block is dropped",)
+
+
+def cmyk_profile() -> bytes:
+    """A printer's profile (ICC.1:2010, lut8Type) of two points for each ink."""
+    entries = []
+    for number in range(16):  # the first channel changes slowest
+        c, m, y, k = (number >> 3 & 1, number >> 2 & 1, number >> 1 & 1, number & 1)
+        light = max(0, 100 - 15 * c - 25 * m - 5 * y - 100 * k)
+        entries += [round(light * 2.55), 128 + (-40 * c + 80 * m) * (1 - k), 128 + (-60 * c + 90 * y) * (1 - k)]
+    ramp = bytes(range(256))
+    identity = b"".join(int(65536 * (i % 4 == 0)).to_bytes(4, "big") for i in range(9))
+    table = b"mft1\0\0\0\0\x04\x03\x02\0" + identity + ramp * 4 + bytes(entries) + ramp * 3
+    white = b"XYZ \0\0\0\0" + b"".join(round(v * 65536).to_bytes(4, "big") for v in (0.9642, 1, 0.8249))
+    text = b"text\0\0\0\0none\0\0\0\0"
+    name = b"desc\0\0\0\0\0\0\0\5inks\0" + bytes(78)
+    bodies = {b"desc": name, b"cprt": text, b"wtpt": white, b"A2B0": table}
+    at, tags, data = 132 + 12 * len(bodies), b"", b""
+    for tag, body in bodies.items():
+        body += bytes(-len(body) % 4)
+        tags += tag + at.to_bytes(4, "big") + len(body).to_bytes(4, "big")
+        data, at = data + body, at + len(body)
+    head = bytearray(128)
+    head[:4], head[8:12], head[12:24], head[36:40] = at.to_bytes(4, "big"), b"\2\x10\0\0", b"prtrCMYKLab ", b"acsp"
+    head[68:80] = white[8:]
+    return bytes(head) + len(bodies).to_bytes(4, "big") + tags + data
+
+
+def test_inks_are_converted_by_their_profile() -> None:
+    """Little CMS' own answer within 2 levels, and another picture than without the profile."""
+    inks = Image.new("CMYK", (16, 8), (200, 30, 0, 10))
+    inks.paste((0, 120, 255, 0), (8, 0, 16, 8))
+    profile = cmyk_profile()
+    expected = ImageCms.profileToProfile(
+        inks, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    for form in ("TIFF", "JPEG"):
+        buffer = io.BytesIO()
+        inks.save(buffer, form, icc_profile=profile, **({"quality": 100} if form == "JPEG" else {}))
+        picture = read_picture(buffer.getvalue())
+        assert "colour profile converted to sRGB" in picture.notes and picture.icc is None, picture.notes
+        for column in (2, 13):
+            found, wanted = picture.pixels[4, column].astype(int), np.asarray(expected)[4, column]
+            assert np.abs(found - wanted).max() <= 2, (form, found, wanted)
+            assert np.abs(found - np.asarray(inks.convert("RGB"))[4, column]).max() > 10
