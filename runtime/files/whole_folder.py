@@ -60,7 +60,7 @@ def check_replaceable(folder: Path) -> None:
             f"{folder}: holds something that is no bundle or no part of it: {foreign[:200]!r}; "
             "give another name with -o, or move it away"
         )
-    if not os.access(target, os.W_OK | os.X_OK):
+    if _closed(target):
         raise output_error(folder, PermissionError(errno.EACCES, "no permission"))
     if os.path.ismount(target):
         raise OutputError(f"{folder}: a file system is mounted there, which has to stay; name a folder in it")
@@ -121,6 +121,11 @@ def _target(folder: Path) -> Path:
         return Path(os.path.realpath(folder))
     except ValueError:  # NUL
         raise OutputError(f"{str(folder)!r}: is no name of a folder; give another one with -o") from None
+
+
+def _closed(folder: Path) -> bool:
+    """Whether a folder that stands admits no writing; one that is missing may be between two renames of another's."""
+    return not any(os.access(folder, os.W_OK | os.X_OK) or not os.path.lexists(folder) for _ in range(3))
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -32,7 +32,7 @@ def test_json_has_every_stage_of_a_folder(folder: Path, capsys: pytest.CaptureFi
     assert benchmark.main([str(folder), "--repeat", "3", "--threads", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     stages = found["latency ms"]
-    assert {name.split(" (")[0] for name in stages} == set(STAGES)
+    assert {name.split(" (")[0] for name in stages} == set(STAGES) - {"stages"}  # of codecs with context alone
     assert found["images"] == 2 and found["megapixels"] == pytest.approx(0.0108)
     for latency in stages.values():
         assert latency["count"] == 6

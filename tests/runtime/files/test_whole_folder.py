@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.house import ROOT
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import OutputError
 from ugicm.runtime.files import whole_folder
@@ -20,6 +22,7 @@ from ugicm.runtime.files.whole_folder import check_replaceable, remove_leftovers
 GOLDEN = Path(__file__).parents[2] / "golden" / "v1" / "bundle"
 BOTH = {file.name: file.read_bytes() for file in GOLDEN.iterdir()}
 OTHER = {**BOTH, "manifest.json": BOTH["manifest.json"].replace(b'"fp32"', b'"int8"')}
+WAYS = ("exchange", "two renames")
 Tree = dict[str, bytes | None]
 
 
@@ -33,7 +36,7 @@ def whole(folder: Path) -> str:
     return Bundle.open(folder).manifest.precision
 
 
-@pytest.fixture(params=["exchange", "two renames"])
+@pytest.fixture(params=WAYS)
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With the system's exchange of two names, and where there is none."""
     if request.param == "two renames":
@@ -178,24 +181,37 @@ def _kills(work: Callable[[], object]) -> Iterator[int]:
             return
 
 
-def test_killed_between_any_two_calls_a_whole_bundle_stands(
-    ways: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And the next run removes what is left; without an exchange of names, it puts the old one back first."""
-    folder = tmp_path / "bundle"
-    foreign = tmp_path / f".ugicm-{'0' * 16}" / "new"
+@pytest.mark.parametrize("ways", WAYS)
+def test_killed_between_any_two_calls_a_whole_bundle_stands(ways: str, tmp_path: Path) -> None:
+    """In a process of its own: forks of a suite that holds PyTorch take a third of a second each."""
+    program = f"from {__name__} import killed; killed({ways!r}, {str(tmp_path)!r})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def killed(ways: str, place: str) -> None:
+    """After each kill a whole bundle stands, and the next run removes what is left.
+
+    Without an exchange of names, the next run puts the old one back first.
+    """
+    parent = Path(place)
+    folder = parent / "bundle"
+    foreign = parent / f".ugicm-{'0' * 16}" / "new"
     foreign.mkdir(parents=True)
     (foreign / "thesis.txt").write_text("x")
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+    os.fsync = lambda _: None
+    if ways == "two renames":
+        whole_folder._exchange = lambda *_: False
     replace_folder(folder, BOTH)
     ends, kills = set(), 0
     for kills in _kills(lambda: replace_folder(folder, OTHER)):  # noqa: B007
         if ways == "two renames" and not folder.exists():
             ends.add("missing")
-            remove_leftovers(tmp_path)
+            remove_leftovers(parent)
         ends.add(whole(folder))
         replace_folder(folder, BOTH)
-        assert whole(folder) == "fp32" and sorted(os.listdir(tmp_path)) == [foreign.parent.name, "bundle"]
+        assert whole(folder) == "fp32" and sorted(os.listdir(parent)) == [foreign.parent.name, "bundle"]
         assert os.listdir(foreign) == ["thesis.txt"]
     assert kills > 40 and ends == {"fp32", "int8"} | ({"missing"} if ways == "two renames" else set())
 
