@@ -84,8 +84,11 @@ def readable_suffixes() -> tuple[str, ...]:
 
 def check_suffix(path: Path) -> str:
     """The Pillow format that an output's suffix stands for. Raises OutputError for an unknown one."""
-    Image.init()
-    form = Image.registered_extensions().get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    Image.preinit()  # PNG, JPEG, BMP and PPM: all plugins take longer to import than a small picture to decode
+    if suffix not in Image.EXTENSION:
+        Image.init()
+    form = Image.EXTENSION.get(suffix)
     if form not in _WRITE or form not in Image.SAVE:
         found = f"'{path.suffix}' is not an image suffix that can be written" if path.suffix else "has no suffix"
         raise OutputError(f"{path}: {found}: use .png, .jpg, .webp, .tiff, .bmp or .ppm")

@@ -10,7 +10,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from PIL import Image, IptcImagePlugin
+from PIL import Image, ImageFile
 
 LARGEST = 16 << 20  # bytes of metadata that a file may hold
 _ORIENTATION, _XMP, _EXIF, _GPS, _INTEROPERABILITY = 0x0112, 0x02BC, 0x8769, 0x8825, 0xA005
@@ -91,10 +91,12 @@ def kept_xmp(image: Image.Image, turned: bool = True) -> bytes | None:
 
 
 def not_kept(image: Image.Image) -> list[str]:
-    """What a loaded image holds that is neither EXIF nor the main packet of XMP, in words."""
+    """In words, the metadata of a loaded image that is neither EXIF nor the main packet of XMP."""
+    from PIL import IptcImagePlugin
+
     found = []
     with suppress(Exception):  # Pillow's reader raises many types on damaged blocks.
-        if IptcImagePlugin.getiptcinfo(image):
+        if isinstance(image, ImageFile.ImageFile) and IptcImagePlugin.getiptcinfo(image):
             found.append("its IPTC block is dropped")
     packet = image.info.get("xmp") or b""
     if _EXTENSION.search(packet.encode("utf-8", "surrogateescape") if isinstance(packet, str) else packet):

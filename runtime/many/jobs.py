@@ -12,8 +12,6 @@ from typing import Protocol
 from ugicm.runtime.errors import BackendError, DiskError, UgicError
 from ugicm.runtime.files.tree import Task
 from ugicm.runtime.processes import signals
-from ugicm.runtime.processes.pool import Pool
-from ugicm.runtime.processes.worker import DiedError
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,9 @@ def work(tasks: Sequence[Task], recipe: Recipe, jobs: int) -> Iterator[tuple[Tas
         here = _Place(recipe)
         yield from ((task, here.do(task)) for task in tasks)
         return
+    from ugicm.runtime.processes.pool import Pool
+    from ugicm.runtime.processes.worker import DiedError
+
     suspects: list[Task] = []
     with Pool(jobs, _Place, recipe) as pool:
         try:
