@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from ugicm.runtime.manifest import Manifest
 
-TILE_WORK = 16e9
-"""Multiplications that a tile may take. Activations grow with them: the `fast` networks need about 330 MB for it."""
-LARGEST_TILE = 8e6  # pixels
+TILE_WORK = 16e9  # multiplications; activations grow with them, to about 330 MB in the `fast` networks
+SMALLEST_TILE = 2**19  # pixels; a wide synthesis reads so far that it would compute smaller ones twice over
+LARGEST_TILE = 8e6
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
-TILED = ("g_a", "h_a", "h_s_mean", "context")
-"""Graphs that run in tiles each for itself; the exact path and the synthesis have ways of their own."""
+TILED = ("g_a", "h_a", "h_s_mean", "context")  # each for itself; the exact path and the synthesis in their own ways
 
 
 class Grid(NamedTuple):
@@ -36,20 +35,24 @@ class Area:
 
     Attributes:
         work: multiplications that a piece may take.
-        largest: pixels that it may have, where the work alone would allow more.
+        smallest, largest: pixels that it may have where the work alone would allow fewer, or more.
         grids: graph → how its arrays lie.
     """
 
-    def __init__(self, manifest: Manifest, work: float = TILE_WORK, largest: float = LARGEST_TILE) -> None:
-        self.work = work
-        self.largest = largest
+    def __init__(
+        self,
+        manifest: Manifest,
+        work: float = TILE_WORK,
+        largest: float = LARGEST_TILE,
+        smallest: float = SMALLEST_TILE,
+    ) -> None:
+        self.work, self.largest, self.smallest = work, largest, smallest
         fine, coarse = manifest.latent_stride, manifest.stride
-        ratio = coarse // fine
         self.grids = {
             "g_a": Grid("g_a", fine, {"image": fine}, 1),
-            "h_a": Grid("h_a", coarse, {"y": ratio}, 1),
-            "h_s": Grid("h_s", coarse, {"z": 1}, ratio),
-            "h_s_mean": Grid("h_s", coarse, {"z": 1}, ratio),
+            "h_a": Grid("h_a", coarse, {"y": coarse // fine}, 1),
+            "h_s": Grid("h_s", coarse, {"z": 1}, coarse // fine),
+            "h_s_mean": Grid("h_s", coarse, {"z": 1}, coarse // fine),
             "context": Grid("context", fine, {"symbols": 1, "mean": 1, "anchor": 1}, 1),
             "g_s": Grid("g_s", fine, {"y_hat": 1}, fine),
         }
@@ -61,7 +64,7 @@ class Area:
         grid = self.grids[graph]
         kmac = self._kmac.get(grid.work)
         kmac = kmac if isinstance(kmac, int | float) and 0 < kmac < 1e9 else UNKNOWN_KMAC
-        return min(self.work / (1000 * kmac), self.largest) / grid.unit**2
+        return min(max(self.work / (1000 * kmac), self.smallest), self.largest) / grid.unit**2
 
     @property
     def pixels(self) -> float:

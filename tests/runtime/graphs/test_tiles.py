@@ -19,7 +19,7 @@ from ugicm.runtime.graphs.tiles import Tiler, exact_reach, measured_reach, tiles
 def tiled(codec: Codec) -> Codec:
     """The shipped codec with tiles of a fiftieth of a megapixel or so."""
     other = Codec(codec.bundle, codec.backend)
-    other.networks.area.work = 1.2e8
+    other.networks.area.work, other.networks.area.smallest = 1.2e8, 0
     return other
 
 
@@ -90,7 +90,7 @@ def test_loud_latents_reach_farther_than_quiet_ones(codec: Codec) -> None:
         picture = np.clip(np.rint(128 + far), 0, 255).astype(np.uint8)
         return np.repeat(np.repeat(np.repeat(picture, 16, 2), 16, 3).transpose(0, 2, 3, 1), 3, 3)
 
-    area = Area(codec.bundle.manifest, work=1e6)
+    area = Area(codec.bundle.manifest, work=1e6, smallest=0)
     tiler, rng = Tiler(area, run), np.random.default_rng(3)
     for loud in (1.0, 300.0, 1.0):
         y_hat = np.rint(rng.normal(0, loud, (1, count, 40, 40))).astype(np.float32)
@@ -114,7 +114,7 @@ def test_scale_indexes_are_the_same_in_tiles(codec: Codec, height: int, width: i
     z[rng.random(z.shape) < 0.01] = rng.choice([-limit, limit])
     run = admitted_runner(codec.bundle, codec.backend)
     whole, means = run(z)
-    tiler = Tiler(Area(codec.bundle.manifest, work), codec.networks.whole)
+    tiler = Tiler(Area(codec.bundle.manifest, work, smallest=0), codec.networks.whole)
     found, found_means = tiler.exact(z, run, exact_reach(exact))
     assert np.array_equal(found, whole) and found.dtype == whole.dtype
     assert means is not None and np.array_equal(found_means, means)
@@ -125,7 +125,7 @@ def test_a_smaller_reach_than_that_of_the_exact_path_would_show(codec: Codec) ->
     assert exact is not None
     run = admitted_runner(codec.bundle, codec.backend)
     z = np.random.default_rng(0).integers(-9, 10, (1, exact.z_channels, 16, 16)).astype(np.int32)
-    tiler = Tiler(Area(codec.bundle.manifest, 2e7), codec.networks.whole)
+    tiler = Tiler(Area(codec.bundle.manifest, 2e7, smallest=0), codec.networks.whole)
     reach = exact_reach(exact)
     whole = run(z)[0]
     assert np.array_equal(tiler.exact(z, run, reach)[0], whole)
