@@ -115,7 +115,8 @@ def measured_reach(
             for _ in range(2):
                 one, other = sample(rng, *size), sample(rng, *size)
                 base = run(one)
-                out_axis = axis + (1 if base.dtype == np.uint8 else 2)
+                picture = base.dtype == np.uint8 and base.shape[3] == 3  # features may be bytes too
+                out_axis = axis + (1 if picture else 2)
                 for first, last in ((0, middle), (middle, length)):
                     mixed = dict(one)
                     for name, n in per_unit.items():

@@ -80,6 +80,11 @@ def test_the_reach_of_a_filter_is_found(width: int, reach: int) -> None:
     assert measured_reach(box(width), draw, {"x": 2}) == reach
 
 
+def test_features_of_bytes_are_no_picture() -> None:
+    """An INT8 trunk gives uint8 (N, C, H, W): its rows are the third axis, not the second."""
+    assert measured_reach(lambda inputs: box(3)(inputs).astype(np.int64).astype(np.uint8), draw, {"x": 2}) == 2
+
+
 def test_loud_latents_reach_farther_than_quiet_ones(codec: Codec) -> None:
     """Of a synthesis whose far taps change a picture by less than a level until a channel is loud."""
     taps, count = box(6), codec.bundle.manifest.latent_channels
