@@ -56,14 +56,14 @@ class Area:
             "context": Grid("context", fine, {"symbols": 1, "mean": 1, "anchor": 1}, 1),
             "g_s": Grid("g_s", fine, {"y_hat": 1}, fine),
         }
-        told = manifest.model.get("kmac_per_pixel")
-        self._kmac = told if isinstance(told, dict) else {}
+        self._kmac = told if isinstance(told := manifest.model.get("kmac_per_pixel"), dict) else {}
 
     def units(self, graph: str) -> float:
         """Square units that a piece may have."""
         grid = self.grids[graph]
         kmac = self._kmac.get(grid.work)
-        kmac = kmac if isinstance(kmac, int | float) and 0 < kmac < 1e9 else UNKNOWN_KMAC
+        if not (isinstance(kmac, int | float) and 0 < kmac < 1e9):
+            return min(self.work / (1000 * UNKNOWN_KMAC), self.largest) / grid.unit**2
         return min(max(self.work / (1000 * kmac), self.smallest), self.largest) / grid.unit**2
 
     @property
