@@ -108,7 +108,7 @@ def test_a_true_picture_that_memory_cannot_hold_is_one_line(tmp_path: Path, each
         "out/",
         "--bundle",
         BUNDLE,
-        memory_mb=780 if each_coder == "numba" else 700,
+        memory_mb=700,
     )
     lines = refusals(done)
     assert len(lines) == 1 and "flat.ugic" in lines[0], done.stderr
