@@ -163,7 +163,7 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "half a character for people": lambda m: m["model"].update(note="\ud800"),
     "an architecture of two lines": lambda m: m.update(architecture="a\nb"),
     "a condition that names a folder": lambda m: m["conditions"].update({"../../x": 0.5}),
-    "a graph that names a folder": lambda m: m["graphs"].update({"/tmp/x": m["graphs"]["g_s"]}),
+    "a graph that names a folder": lambda m: m["graphs"].update({"/folder/x": m["graphs"]["g_s"]}),
     "no number": lambda m: m["conditions"].update(human=float("nan")),
     "stages of 10^12 channels": lambda m: m.update(
         latent_channels=10**12, schedule={"band_bits": 12, "block": 1024, "stages": []}
