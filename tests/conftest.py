@@ -29,6 +29,12 @@ def staged_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def staged(staged_checkpoint: Path) -> Codec:
+    """A small checkerboard codec of CompressAI, on one thread."""
+    return Codec.from_bundle(staged_checkpoint.with_name("bundle"), threads=1)
+
+
+@pytest.fixture(scope="session")
 def photograph() -> np.ndarray:
     """A real photograph, (128, 192, 3) uint8."""
     from skimage import data

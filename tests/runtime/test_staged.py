@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.levels import check_levels
 from ugicm import Codec
 from ugicm.runtime import bitstream
-from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
-from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands.cli import main
 from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import BackendError, CorruptFileError, UgicError
@@ -30,25 +29,13 @@ def bundle(staged_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staged(bundle: Path) -> Codec:
-    return Codec.from_bundle(bundle, threads=1)
-
-
-@pytest.fixture(scope="module")
 def data(staged: Codec, photograph: np.ndarray) -> bytes:
     return staged.encode(photograph)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (70, 33), (64, 128)])
 def test_any_size_comes_back_the_same_at_every_level(bundle: Path, staged: Codec, size: tuple[int, int]) -> None:
-    image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), np.uint8)
-    data = staged.encode(image)
-    first = staged.decode(data)
-    assert first.shape == image.shape
-    opened = Bundle.open(bundle)
-    for level, threads in ((LEVELS[-1], 1), (LEVELS[0], 2)):
-        other = Codec(opened, OnnxRuntime(threads=threads, level=level))
-        assert np.abs(other.decode(data).astype(int) - first).max() <= 1  # and its symbols are those of the checksum
+    check_levels(bundle, staged, size)
 
 
 def test_the_file_says_its_band_and_is_of_version_2(staged: Codec, data: bytes) -> None:

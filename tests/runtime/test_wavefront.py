@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.compressai_models import lively_raster, photograph
+from tests.levels import check_levels
 from ugicm import Codec
 from ugicm.export.to_onnx import main as export
 from ugicm.runtime import bitstream
-from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
-from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands.cli import main as cli
 from ugicm.runtime.errors import BundleError, UgicError
 from ugicm.runtime.flow import drive
@@ -118,14 +117,7 @@ def raster_codec(bundle: Path) -> Codec:
 
 @pytest.mark.parametrize("size", [(1, 1), (70, 33), (513, 769)])
 def test_any_size_comes_back_the_same_at_every_level(bundle: Path, raster_codec: Codec, size: tuple[int, int]) -> None:
-    image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), np.uint8)
-    data = raster_codec.encode(image)
-    first = raster_codec.decode(data)
-    assert first.shape == image.shape
-    opened = Bundle.open(bundle)
-    for level, threads in ((LEVELS[-1], 1), (LEVELS[0], 2)):
-        other = Codec(opened, OnnxRuntime(threads=threads, level=level))
-        assert np.abs(other.decode(data).astype(int) - first).max() <= 1  # and its symbols are those of the checksum
+    check_levels(bundle, raster_codec, size)
 
 
 def test_many_at_once_are_those_one_by_one(raster_codec: Codec) -> None:

@@ -26,11 +26,6 @@ def bundle(staged_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staged(bundle: Path) -> Codec:
-    return Codec.from_bundle(bundle, threads=1)
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, photograph: np.ndarray) -> Path:
     """A folder of two small pictures."""
     folder = tmp_path_factory.mktemp("pictures")
