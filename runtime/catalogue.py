@@ -11,6 +11,7 @@ from ugicm.runtime.errors import BundleError, CodecMismatchError, VersionError
 from ugicm.runtime.manifest import MANIFEST, read_manifest
 
 VARIABLE = "UGICM_BUNDLES"
+FAULTS = 3  # that one line of error names
 
 
 def _bundles_of(folder: Path) -> Iterator[Path]:
@@ -31,18 +32,26 @@ def known_bundles(extra: Iterable[Path] = ()) -> Iterator[Path]:
         yield from _bundles_of(folder)
 
 
+def check_named(folder: Path) -> None:
+    """Raises BundleError or VersionError unless a folder is a bundle with a sound manifest, or holds bundles."""
+    if next(_bundles_of(folder), folder) == folder:
+        read_manifest(folder)
+
+
 def find_bundle(codec_id: bytes, extra: Iterable[Path] = ()) -> Path:
     """The first bundle with a codec id that can decode.
 
     Raises:
-        CodecMismatchError: there is none.
+        CodecMismatchError: there is none; it says what is wrong with bundles that could not be read.
     """
     wanted = codec_id.hex()
     encoder_only = None
+    unread = []
     for path in known_bundles(extra):
         try:
             manifest = read_manifest(path)
-        except (BundleError, VersionError):
+        except (BundleError, VersionError) as error:
+            unread.append(str(error))
             continue
         if manifest.codec_id == wanted:
             if manifest.part != "encoder":
@@ -50,11 +59,11 @@ def find_bundle(codec_id: bytes, extra: Iterable[Path] = ()) -> Path:
             encoder_only = path
     if encoder_only is not None:
         return encoder_only  # its refusal names the missing half
-    unread = "".join(f"; {folder}, which is named there, is no folder that can be read" for folder in _unread())
+    for folder in _named():
+        if next(_bundles_of(folder), None) is None:
+            unread.append(f"{folder}, which is named there, is no folder that can be read or holds no bundle")
     raise CodecMismatchError(
-        f"no bundle with codec id {wanted} is known; name its folder with --bundle or in {VARIABLE}{unread}"
+        f"no bundle with codec id {wanted} is known; name its folder with --bundle or in {VARIABLE}"
+        + "".join(f"; not read: {reason}" for reason in unread[:FAULTS])
+        + (f"; and {len(unread) - FAULTS} more" if len(unread) > FAULTS else "")
     )
-
-
-def _unread() -> list[Path]:
-    return [folder for folder in _named() if not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK))]

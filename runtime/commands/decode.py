@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ugicm.runtime import bitstream
-from ugicm.runtime.catalogue import find_bundle
+from ugicm.runtime.catalogue import check_named, find_bundle
 from ugicm.runtime.commands import streams
 from ugicm.runtime.commands.cli import (
     Parser,
@@ -175,6 +175,8 @@ def _decode(options: argparse.Namespace) -> int:
     labels = labels_of(conditions)
     if options.bundle is not None and not os.path.isdir(options.bundle):
         raise BundleError(f"{options.bundle}: no such folder; give --bundle the folder of a bundle")
+    if options.bundle is not None:
+        check_named(options.bundle)
     suffix = f".{(options.format or 'png').lstrip('.').lower()}"
     form = check_suffix(Path(f"--format {suffix}"))
     if folder_mode(options, options.files):

@@ -15,7 +15,7 @@ from typing import Any
 from ugicm.runtime import bitstream
 from ugicm.runtime.between import quality_of
 from ugicm.runtime.bundle import DEFAULT, Bundle
-from ugicm.runtime.catalogue import find_bundle
+from ugicm.runtime.catalogue import check_named, find_bundle
 from ugicm.runtime.commands.cli import Parser, printable, read_bytes, run
 from ugicm.runtime.commands.coder import coder_here
 from ugicm.runtime.errors import BundleError, CodecMismatchError
@@ -163,6 +163,8 @@ def _info(options: argparse.Namespace) -> int:
         facts = describe_bundle(path if os.path.isdir(path) else path.parent)
         text = _bundle_text
     else:
+        if options.bundle is not None:
+            check_named(options.bundle)
         facts = describe(path, [] if options.bundle is None else [options.bundle])
         text = _file_text
     print(json.dumps(facts, indent=1) if options.json else text(facts))

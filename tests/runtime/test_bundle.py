@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from ugicm.runtime.admission import admitted_runner, graph_runner, reproduces
 from ugicm.runtime.backends import open_backend
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.catalogue import find_bundle
+from ugicm.runtime.commands.cli import main
 from ugicm.runtime.errors import BackendError, BundleError, CodecMismatchError, UgicError, VersionError
 from ugicm.runtime.exact_reference import reference_runner
 from ugicm.runtime.manifest import MANIFEST, read_manifest
@@ -117,6 +119,48 @@ def test_bundles_are_found_by_codec_id(copy: Path, monkeypatch: pytest.MonkeyPat
     assert find_bundle(wanted) == copy
     with pytest.raises(CodecMismatchError, match="no bundle with codec id 00"):
         find_bundle(bytes(8))
+
+
+FAULTY: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no JSON": (lambda b: (b / MANIFEST).write_text("{"), "not a manifest"),
+    "malformed": (lambda b: edit(b, lambda v: v.update(stride=0)), "malformed manifest (a size is out of range)"),
+    "another format": (lambda b: edit(b, lambda v: v.update(format=9)), "bundle format 9"),
+    "no manifest": (lambda b: (b / MANIFEST).unlink(), "not a bundle (no readable manifest.json)"),
+    "a pipe": (lambda b: ((b / MANIFEST).unlink(), os.mkfifo(b / MANIFEST)), "no regular file"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTY)
+def test_a_faulty_bundle_that_is_named_says_its_own_fault(
+    what: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the shipped codec could read the file: whoever names a bundle means that one."""
+    spoil, words = FAULTY[what]
+    spoil(copy)
+    files = Path(__file__).parents[1] / "golden"
+    other, shipped = files / "v1" / "50x70-q2.ugic", files / "heart.ugic"
+    for arguments in (
+        ("decode", other, "-o", copy.parent / "x.png"),
+        ("decode", shipped, "-o", copy.parent / "x.png"),
+        ("info", shipped),
+    ):
+        assert main([*map(str, arguments), "--bundle", str(copy)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {copy}") and words in line
+    assert not (copy.parent / "x.png").exists()
+    monkeypatch.setenv("UGICM_BUNDLES", str(copy))
+    find_bundle(Bundle.open(DEFAULT).codec_id)  # a place to look in, and the shipped codec is found
+    with pytest.raises(CodecMismatchError, match=f"not read: {copy}"):
+        find_bundle(bytes(8))
+
+
+def test_faulty_bundles_in_a_named_folder_are_told_where_none_fits(copy: Path) -> None:
+    edit(copy, lambda v: v.update(stride=0))
+    for i in range(4):
+        shutil.copytree(copy, copy.parent / f"{i}")
+    assert find_bundle(Bundle.open(DEFAULT).codec_id, [copy.parent]) == DEFAULT
+    with pytest.raises(CodecMismatchError, match=f"not read: {copy.parent}/0.*; and 2 more$"):
+        find_bundle(bytes(8), [copy.parent])
 
 
 def test_an_unknown_backend_is_named() -> None:
