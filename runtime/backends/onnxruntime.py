@@ -23,12 +23,11 @@ RUN_OPTIONS: ContextVar[Any] = ContextVar("run_options", default=None)  # the li
 
 def _library() -> Any:
     try:
-        import onnxruntime
+        return import_module("onnxruntime")
     except ImportError as error:
         raise BackendError(
             "ONNX Runtime is not installed; install it with: pip install 'ugicm[cpu]' (or 'ugicm[gpu]')"
         ) from error
-    return onnxruntime
 
 
 @cache
@@ -58,8 +57,7 @@ def session_options(level: str = "all", threads: int | None = None) -> Any:
         options.add_session_config_entry("session.x64quantprecision", "1")
     # Each session has threads of its own: waiting for work, those of one would take the cores from the next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    number = cpus.threads(threads)
-    if number is not None:
+    if (number := cpus.threads(threads)) is not None:
         options.intra_op_num_threads = number
     kind = "ORT_DISABLE_ALL" if level == "disable" else f"ORT_ENABLE_{level.upper()}"
     options.graph_optimization_level = getattr(library.GraphOptimizationLevel, kind)
@@ -84,14 +82,16 @@ class OnnxRuntime:
     def name(self) -> str:
         return f"onnxruntime ({self.provider.removesuffix('ExecutionProvider')})"
 
+    def options(self) -> Any:
+        return session_options(self.level, self.threads)
+
     def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> OnnxGraph:
         library = _library()
         if self.provider not in library.get_available_providers():
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
-        options = session_options(self.level, self.threads)
+        options = self.options()
         values = {k: library.OrtValue.ortvalue_from_numpy(v) for k, v in (weights or {}).items()}
-        if values:
-            options.add_external_initializers(list(values), list(values.values()))
+        options.add_external_initializers(list(values), list(values.values()))
         try:
             session = library.InferenceSession(model, options, providers=[self.provider], enable_fallback=0)
             graph = OnnxGraph(session, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from ugicm.runtime.backends.gpu import webgpu
 from ugicm.runtime.backends.providers import WEBGPU, providers
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError
+from ugicm.runtime.graphs.answers import Answers
+from ugicm.runtime.stage_admission import admit
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "v1"
 
@@ -38,6 +41,18 @@ def test_golden_vectors_and_a_golden_file_on_an_adapter() -> None:
     data = (GOLDEN / "50x70-q2.ugic").read_bytes()
     expected = Codec.from_bundle(GOLDEN / "bundle", threads=1).decode(data).astype(int)
     assert np.abs(Codec(bundle, backend).decode(data) - expected).max() <= 2
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_stages_of_odd_widths_on_an_adapter() -> None:
+    """Convolutions of 6 and 18 channels, which the library's own choice of layout gets wrong."""
+    bundle = Bundle.open(GOLDEN.with_name("v2-raster") / "bundle")
+    assert admit(bundle, "webgpu", cache(partial(Answers(bundle).load, open_backend("webgpu", bundle=bundle)))) < 1e-4
+
+
+def test_channels_come_first() -> None:
+    entry = "ep.webgpuexecutionprovider.preferredLayout"
+    assert webgpu.WebGpu(WEBGPU, 1).options().get_session_config_entry(entry) == "NCHW"
 
 
 def test_a_provider_that_is_listed_and_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
