@@ -22,10 +22,13 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from tests.attacks import graphs
 
@@ -75,7 +78,8 @@ def graph(contents: Mapping[str, bytes], draws: Draws) -> dict[str, bytes]:
                 data[draws.below(len(data))] = draws.below(256)
             changed[name] = bytes(data)
         else:
-            changed[name] = graphs.rewritten(changed[name], draws.below(4), draws.one(graphs.names()))
+            with suppress(DecodeError):  # what the change before made is no graph
+                changed[name] = graphs.rewritten(changed[name], draws.below(4), draws.one(graphs.names()))
     return changed
 
 
@@ -204,7 +208,7 @@ def manifest(contents: Mapping[str, bytes], draws: Draws) -> str:
         elif how == 5 and isinstance(at, list):
             at.append(at[key])
         else:
-            at[key] = draws.one(_VALUES)
+            at[key] = deepcopy(draws.one(_VALUES))  # a later change may go into it
     text = json.dumps(whole)
     return text[: draws.below(len(text))] if draws.below(64) == 63 else text
 
