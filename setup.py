@@ -93,6 +93,7 @@ setup(
             "setuptools>=69",
             "wheel>=0.42",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.14",

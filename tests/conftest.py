@@ -1,14 +1,52 @@
-"""What every run says at its end: which tests could not run here, and why."""
+"""How tests share the machine, what they share with each other, and what every run says at its end."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
+from tests.once import once
 from ugicm import Codec
+from ugicm.runtime.processes.cpus import processors
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "ORT_INTRA_OP_NUM_THREADS")
+MOST = 8  # processes: each takes up to two gigabytes
+
+settings.register_profile("shared machine", deadline=None)  # how long an example takes, its neighbours decide
+settings.load_profile("shared machine")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """A process for each CPU where a folder of tests runs; none beside this one for files and tests by name.
+
+    PYTEST_XDIST_AUTO_NUM_WORKERS stays in force.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    named = [config.invocation_params.dir / argument.split("::")[0] for argument in config.args]
+    count = min(processors(), MOST)
+    return count if count > 1 and any(path.is_dir() for path in named) else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[object]) -> None:
+    """Before the processes start: each, and what it starts, takes its share of the CPUs."""
+    share = str(max(1, processors() // len(specs)))
+    for name in THREADS:
+        os.environ.setdefault(name, share)
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run see, for `once`."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +56,17 @@ def codec() -> Codec:
 
 
 @pytest.fixture(scope="session")
-def staged_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def staged_checkpoint(common: Path) -> Path:
     """A checkpoint of a small checkerboard codec with random weights; its bundle, `bundle`, stands beside it."""
-    from tests.staged_codecs import save
-    from ugicm.export.to_onnx import main as export
+    name = "cheng2020-anchor-checkerboard"
 
-    path = save("cheng2020-anchor-checkerboard", tmp_path_factory.mktemp("staged"))
-    assert export([str(path), "-o", str(path.with_name("bundle"))]) == 0
-    return path
+    def make(folder: Path) -> None:
+        from tests.staged_codecs import save
+        from ugicm.export.to_onnx import main as export
+
+        assert export([str(save(name, folder)), "-o", str(folder / "bundle")]) == 0
+
+    return once(common, "staged", make) / f"{name}.pth.tar"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -74,3 +75,14 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def named_memory(*pids: int) -> list[str]:
+    """Shared memory with a name that these processes have mapped or open; that of other processes is not theirs."""
+    held: list[str] = []
+    for pid in pids:
+        held += [line.split(maxsplit=5)[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile: the listing's own
+                held.append(os.readlink(file))
+    return [name for name in held if name.startswith("/dev/shm/") and not name.endswith(" (deleted)")]

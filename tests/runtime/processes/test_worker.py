@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runtime.processes.tasks import begin, count, double, gone, refuse, unsendable
+from tests.runtime.processes.tasks import begin, count, double, gone, named_memory, refuse, unsendable
 from ugicm.runtime.errors import BackendError, CorruptFileError
 from ugicm.runtime.processes import shared
 from ugicm.runtime.processes.worker import Worker
@@ -49,13 +49,13 @@ def doubled(worker: Worker, values: np.ndarray) -> np.ndarray:
 
 
 def test_arrays_pass_in_shared_memory_that_grows(worker: Worker) -> None:
-    before = set(os.listdir("/dev/shm"))
+    _, pid = worker.call(count)
     for size in (3, 5000, 7, 400_000):
         values = np.arange(size, dtype=np.int32)
         assert np.array_equal(doubled(worker, values), 2 * values)
         worker.memory.reserve(values.nbytes)
         assert isinstance(worker.memory.place(values), shared.Shared)
-    assert set(os.listdir("/dev/shm")) <= before, "it has a name, which somebody must remove"
+        assert not named_memory(os.getpid(), pid), "it has a name, which somebody must remove"
 
 
 def test_arrays_pass_through_the_pipe_where_no_memory_can_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +102,7 @@ from ugicm.runtime.processes.worker import Worker
 from tests.runtime.processes.tasks import begin, count, nap
 if __name__ == "__main__":
     worker = Worker(begin, 0)
+    worker.memory.reserve(100_000)
     print(worker.call(count)[1], flush=True)
     if sys.argv[1] == "busy":
         worker.send(nap)
@@ -113,16 +114,15 @@ if __name__ == "__main__":
 def test_they_end_when_their_parent_is_killed(tmp_path: Path, state: str) -> None:
     script = tmp_path / "parent.py"
     script.write_text(SCRIPT)
-    before = set(os.listdir("/dev/shm"))
     with subprocess.Popen(
         [sys.executable, script, state],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT, start_new_session=True,
     ) as parent:  # fmt: skip
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        assert not named_memory(parent.pid, pid), "it would outlive them"
         parent.kill()
         assert gone(pid)
-    assert set(os.listdir("/dev/shm")) <= before
 
 
 def test_interrupts_are_the_parents() -> None:
