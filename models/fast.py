@@ -23,6 +23,7 @@ class FastConfig:
         hyper: channels of `z`, at 1/64 resolution.
         fine, coarse: widths at 1/8 and 1/16 resolution.
         analysis_fine, analysis_coarse, synthesis_coarse, synthesis_fine: residual blocks at each width.
+        analysis_quarter: residual blocks of half the fine width at 1/4 resolution, beside the entry of `g_a`.
         synthesis_shared: blocks at 1/8 resolution before the conditioned ones, the same for all views.
         hyper_analysis: width of `h_a`.
         hyper_width: width of `h_s` and of the checkerboard step.
@@ -45,6 +46,7 @@ class FastConfig:
     context_blocks: int = 2
     preference_hidden: int = 32
     preference_rank: int = 16
+    analysis_quarter: int = 0
 
 
 class _Push(torch.autograd.Function):
@@ -153,13 +155,32 @@ class ConditionedBlock(Block):
         return x + self.outer(self.project, hidden, *vectors[2:])
 
 
+class Entry(nn.Module):
+    """The entry of a larger `g_a`, (N, 3, H, W) to (N, fine, H/8, W/8): the plain one, and blocks at 1/4 beside it."""
+
+    def __init__(self, c: FastConfig) -> None:
+        super().__init__()
+        width = c.fine // 2
+        self.plain = nn.Sequential(nn.PixelUnshuffle(8), nn.Conv2d(192, c.fine, 1))
+        self.quarter = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, width, 1),
+            *[Block(width) for _ in range(c.analysis_quarter)],
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * width, c.fine, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(x) + self.quarter(x)
+
+
 class Analysis(nn.Sequential):
     """`g_a`: (N, 3, H, W) in [0, 1] to (N, M, H/16, W/16)."""
 
     def __init__(self, c: FastConfig) -> None:
+        plain = (nn.PixelUnshuffle(8), nn.Conv2d(192, c.fine, 1))
         super().__init__(
-            nn.PixelUnshuffle(8),
-            nn.Conv2d(192, c.fine, 1),
+            *([Entry(c)] if c.analysis_quarter else plain),
             *[Block(c.fine) for _ in range(c.analysis_fine)],
             nn.PixelUnshuffle(2),
             nn.Conv2d(4 * c.fine, c.coarse, 1),

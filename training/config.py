@@ -211,6 +211,8 @@ class Config(Section):
         init: checkpoint whose weights a new run starts from; none, a new network.
         fresh_conditioning: whether a new run forgets the conditioning of `init`. A perceptron whose ReLUs an earlier
             run has driven below zero gets no gradient, and learns nothing any more.
+        grow: widths of `g_a` that a new run enlarges the model of `init` to, without a change of what it computes
+            (`ugicm.models.growth`): `analysis_quarter`, `analysis_fine`, `analysis_coarse`.
         log_every: steps a line.
         save_minutes: minutes between saved states.
     """
@@ -218,6 +220,7 @@ class Config(Section):
     train: list[str] = ["*"]
     init: Path | None = None
     fresh_conditioning: bool = False
+    grow: dict[str, PositiveInt] = {}
     data: Data = Data()
     network: Network = Network()
     optimisation: Optimisation = Optimisation()
@@ -231,6 +234,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
+        if self.grow and self.init is None:
+            raise ValueError("grow: needs init, the checkpoint of the codec whose analysis grows")
         if self.objective.semantic and self.supervision.kind == "none":
             raise ValueError("objective: a semantic distance needs supervision.kind clip or imagenet")
         if self.supervision.kind != "none" and self.supervision.weights is None:

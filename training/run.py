@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ugicm.models.conditioning import Preference
-from ugicm.models.fast import Conditioned
+from ugicm.models.fast import Block, Conditioned
+from ugicm.models.growth import grown
 from ugicm.models.ugicm import UGICM, UGICMConfig
 from ugicm.training.balance import make_balance
 from ugicm.training.checkpoint import rebuild, save, weights_of
@@ -77,6 +78,20 @@ def forget_conditioning(model: UGICM) -> None:
             torch.nn.init.zeros_(module.up.weight)
 
 
+def _grown(model: UGICM, widths: dict[str, int]) -> UGICM:
+    try:
+        return grown(model, **widths)
+    except ValueError as error:
+        raise ConfigError(f"grow: {error}") from None
+
+
+def _rest(model: UGICM) -> None:
+    """Puts the blocks that do not learn to rest: their ReLUs revive nothing."""
+    for module in model.modules():
+        if isinstance(module, Block) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
+
+
 class Run:
     """One training run. Opening the folder of an earlier one continues it.
 
@@ -99,6 +114,8 @@ class Run:
         network = config.network
         if config.init:
             self.model = load_checkpoint(config.init)
+            if config.grow:
+                self.model = _grown(self.model, config.grow)
         else:
             self.model = UGICM(UGICMConfig.named(network.backbone, network.qualities, **network.widths))
         if config.fresh_conditioning:
@@ -209,6 +226,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, settings) * group["factor"]
         self.model.train()
+        _rest(self.model)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.step < settings.bf16_until):
             output = self.model(*batch[:3]) if self.config.objective.rate else reconstruct(self.model, batch)
             terms = self.terms(output, batch)
