@@ -20,7 +20,7 @@ from ugicm.export.compressai_zoo import (
 from ugicm.export.mlic_source import architecture_of_mlic, load_mlic, mlic_source
 from ugicm.export.source import Source
 from ugicm.export.state import state_of
-from ugicm.export.ugicm import ugicm_source
+from ugicm.export.ugicm import ugicm_source, with_analysis
 from ugicm.export.vbr_source import variable_source
 from ugicm.export.wavefront_source import wavefront_source
 from ugicm.models.ugicm import UGICM, UGICMConfig
@@ -54,6 +54,29 @@ def recognise(values: Any, path: Path, architecture: str | None = None) -> Sourc
         return _foreign(values, path, architecture)
     if architecture is not None:
         raise CheckpointError(f"{path}: a checkpoint of ugicm.training says itself what it is; leave --arch out")
+    return ugicm_source(_own(values, path))
+
+
+def load_with_analysis(path: Path, larger: Path) -> Source:
+    """A codec of `ugicm.training`, and the analysis of another checkpoint of it for encoding with effort.
+
+    Raises:
+        CheckpointError: either is none, or they differ in more than `g_a`.
+    """
+    models = []
+    for file in (path, larger):
+        values = read(file, TAKEN)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise CheckpointError(f"{file}: --analysis is of two checkpoints of ugicm.training; this is none")
+        models.append(_own(values, file))
+    try:
+        return with_analysis(ugicm_source(models[0]), *models)
+    except ValueError as error:
+        raise CheckpointError(f"{larger}: {error}; train it with --config analysis --init {path}") from error
+
+
+def _own(values: dict[str, Any], path: Path) -> UGICM:
+    """The model of a checkpoint of `ugicm.training`. Raises CheckpointError."""
     try:
         model = UGICM(UGICMConfig.from_dict(values["config"]))
         state = values["state_dict"]
@@ -61,7 +84,7 @@ def recognise(values: Any, path: Path, architecture: str | None = None) -> Sourc
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: its weights do not fit its configuration ({reason})") from error
-    return ugicm_source(model)
+    return model
 
 
 def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> Source:

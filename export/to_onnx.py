@@ -27,7 +27,7 @@ from rich.table import Table
 from ugicm.calibration.exact.emit import to_onnx
 from ugicm.calibration.exact.integer import CalibrationError, Settings, UnprovableError, make_integer
 from ugicm.calibration.exact.ranges import prior_samples
-from ugicm.export.checkpoint import CheckpointError, load
+from ugicm.export.checkpoint import CheckpointError, load, load_with_analysis
 from ugicm.export.folder import SUFFIXES, checkpoints, export_folder, print_rows
 from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graphs
@@ -294,6 +294,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("--part", choices=("encoder", "decoder", "both"), default="both", help="the half to write")
     p.add_argument("--arch", metavar="NAME", help="which CompressAI model it is; default: told by its keys")
     p.add_argument(
+        "--analysis",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="of the same codec with a larger g_a, which encoding with effort uses",
+    )
+    p.add_argument(
         "--calibration-images",
         type=Path,
         nargs="+",
@@ -311,8 +317,8 @@ def _folder(args: argparse.Namespace, bits: dict[str, int]) -> int:
     """Exports the checkpoints of a folder; returns the exit status."""
     files, output = checkpoints(args.checkpoint), args.output or args.checkpoint
     fault = ""
-    if args.arch is not None:
-        fault = "--arch is of one checkpoint; export it by itself"
+    if args.arch is not None or args.analysis is not None:
+        fault = f"--{'analysis' if args.arch is None else 'arch'} is of one checkpoint; export it by itself"
     elif args.picture is not None and args.part != "both":
         fault = f"--picture needs both halves of a codec; leave --part {args.part} out"
     elif not files:
@@ -346,7 +352,9 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
     try:
-        source = load(args.checkpoint, args.arch)
+        if args.analysis is not None and args.arch is not None:
+            raise CheckpointError("--arch is of foreign checkpoints, --analysis of our own; leave one out")
+        source = load_with_analysis(args.checkpoint, args.analysis) if args.analysis else load(args.checkpoint, args.arch)
         model = source.model
         console.print(f"{source.architecture}: {model.get('parameters', 0):,} parameters, ", end="")
         kmac = model.get("kmac_per_pixel", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
@@ -18,8 +19,21 @@ from ugicm.models.macs import kmac_per_pixel
 from ugicm.models.ugicm import LATENT_STRIDE, STRIDE, UGICM, checkerboard
 
 Z_REACH = 127
+EFFORT = "g_a.effort"
 IMAGE_IN = {0: "n", 1: "64h", 2: "64w"}
 LATENT = {0: "n", 2: "4h", 3: "4w"}
+
+
+class EntryGraph(nn.Module):
+    """The entry of a larger `g_a`."""
+
+    def __init__(self, entry: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(entry, fast.Entry)
+        self.plain, self.quarter = lower(entry.plain), lower(entry.quarter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(x) + self.quarter(x)
 
 
 class AnalysisGraph(nn.Module):
@@ -28,7 +42,9 @@ class AnalysisGraph(nn.Module):
     def __init__(self, model: UGICM) -> None:
         super().__init__()
         self.input = ImageInput()
-        self.g_a = lower(cast(nn.Sequential, model.g_a))
+        layers = list(cast(nn.Sequential, model.g_a))
+        entry = [EntryGraph(layers.pop(0))] if isinstance(layers[0], fast.Entry) else []
+        self.g_a = nn.Sequential(*entry, *lower(layers))
 
     def forward(self, image: Tensor, gain: Tensor) -> Tensor:
         return self.g_a(self.input(image)) * gain
@@ -195,6 +211,26 @@ def _graphs(model: UGICM) -> dict[str, GraphSource]:
             1.0,
         )
     return graphs
+
+
+@torch.no_grad()
+def with_analysis(source: Source, model: UGICM, larger: UGICM) -> Source:
+    """A source with the `g_a` of a model that differs from the source's in nothing else, as graph "g_a.effort".
+
+    Raises:
+        ValueError: it differs in something else, whose files would be another codec's.
+    """
+    own, other = ({k: v for k, v in m.state_dict().items() if not k.startswith("g_a.")} for m in (model, larger))
+    differing = [k for k in own | other if k not in own or k not in other or not torch.equal(own[k], other[k])]
+    if differing:
+        raise ValueError(f"differs from the codec in more than g_a ({differing[0]})")
+    plain = source.graphs["g_a"]
+    counts = {**source.model["kmac_per_pixel"], EFFORT: round(kmac_per_pixel(larger)["g_a"], 1)}
+    return replace(
+        source,
+        graphs={**source.graphs, EFFORT: replace(plain, module=AnalysisGraph(larger.eval()))},
+        model={**source.model, "kmac_per_pixel": counts},
+    )
 
 
 @torch.no_grad()

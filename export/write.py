@@ -19,7 +19,7 @@ from ugicm.runtime.manifest import FORMAT, MANIFEST, FileEntry, GraphEntry, Mani
 from ugicm.runtime.schedule import Schedule
 from ugicm.runtime.tables import Tables
 
-ENCODER = ("g_a", "h_a", "h_s", "h_s_mean", "context")
+ENCODER = ("g_a", "g_a.effort", "h_a", "h_s", "h_s_mean", "context")
 DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "g_s.view", "condition")
 
 

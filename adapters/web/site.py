@@ -18,7 +18,7 @@ from ugicm.runtime.manifest import MANIFEST
 
 STATIC = Path(__file__).parent / "static"
 SITE, PAGE = "site.json", "index.html"
-UNUSED = ("g_a", "h_a", "g_s.view")  # graphs of encoding, and the one whose weights the runtime makes
+UNUSED = ("g_a", "g_a.effort", "h_a", "g_s.view")  # graphs of encoding, and the one whose weights the runtime makes
 
 
 def site_files(bundle: Bundle, library: Library, examples: Mapping[str, bytes] | None = None) -> dict[str, bytes]:

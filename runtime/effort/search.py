@@ -42,6 +42,7 @@ SCHEDULES = {
 SCALED_DOWN = np.float32(1.15)
 STEEPER = 1.15
 """The price at the picture itself over the one between it and the picture scaled down: it rises with quality."""
+LARGER = "g_a.effort"
 LARGEST_WINDOW = 2**20  # pixels whose activations are kept for the backward pass
 
 
@@ -99,7 +100,7 @@ def encode(
     if tune not in TUNES:
         raise UsageError(f"tune {tune!r} is none; give {', '.join(TUNES)}")
     search = Search(networks, image, tune, watch) if schedule else None
-    latents = Analysis(networks, image)
+    latents = Analysis(networks, image, effort)
 
     def written(byte: int, refined: bool) -> bytes:
         y, z = latents(byte)
@@ -134,13 +135,14 @@ def encode(
 
 
 class Analysis:
-    """The latents of a picture at any quality; `g_a` runs once."""
+    """The latents of a picture at any quality; `g_a` runs once, or with effort the larger one of a bundle that has it."""
 
-    def __init__(self, networks: Networks, image: np.ndarray) -> None:
+    def __init__(self, networks: Networks, image: np.ndarray, effort: int = 0) -> None:
         bundle = networks.bundle
         ones = np.ones((1, bundle.manifest.latent_channels, 1, 1), np.float32)
         self._networks = networks
-        self._raw = np.asarray(networks.run("g_a", image=padded([image], bundle.manifest.stride), gain=ones))
+        graph = LARGER if effort and LARGER in bundle.manifest.graphs else "g_a"
+        self._raw = np.asarray(networks.run(graph, image=padded([image], bundle.manifest.stride), gain=ones))
 
     def __call__(self, byte: int) -> tuple[np.ndarray, np.ndarray]:
         """(y, int32 `z`), as the encoder takes them without effort."""

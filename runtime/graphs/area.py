@@ -11,7 +11,7 @@ TILE_WORK = 16e9  # multiplications; activations grow with them, to about 330 MB
 SMALLEST_TILE = 2**19  # pixels; a wide synthesis reads so far that it would compute smaller ones twice over
 LARGEST_TILE = 8e6
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
-TILED = ("g_a", "h_a", "h_s_mean", "context")  # each for itself; the exact path and the synthesis in their own ways
+TILED = ("g_a", "g_a.effort", "h_a", "h_s_mean", "context")  # each for itself; the exact path and the synthesis in their own ways
 
 
 class Grid(NamedTuple):
@@ -50,6 +50,7 @@ class Area:
         fine, coarse = manifest.latent_stride, manifest.stride
         self.grids = {
             "g_a": Grid("g_a", fine, {"image": fine}, 1),
+            "g_a.effort": Grid("g_a.effort", fine, {"image": fine}, 1),
             "h_a": Grid("h_a", coarse, {"y": coarse // fine}, 1),
             "h_s": Grid("h_s", coarse, {"z": 1}, coarse // fine),
             "h_s_mean": Grid("h_s", coarse, {"z": 1}, coarse // fine),
@@ -68,8 +69,8 @@ class Area:
 
     @property
     def pixels(self) -> float:
-        """How many run in one piece, whatever the graph."""
-        return min(self.units(name) * grid.unit**2 for name, grid in self.grids.items())
+        """How many run in one piece, whatever the graph; effort's is not counted."""
+        return min(self.units(name) * grid.unit**2 for name, grid in self.grids.items() if "." not in name)
 
     def whole(self, graph: str, height: int, width: int) -> bool:
         """Whether a graph runs on so many units in one piece."""
