@@ -354,7 +354,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.analysis is not None and args.arch is not None:
             raise CheckpointError("--arch is of foreign checkpoints, --analysis of our own; leave one out")
-        source = load_with_analysis(args.checkpoint, args.analysis) if args.analysis else load(args.checkpoint, args.arch)
+        source = (
+            load_with_analysis(args.checkpoint, args.analysis) if args.analysis else load(args.checkpoint, args.arch)
+        )
         model = source.model
         console.print(f"{source.architecture}: {model.get('parameters', 0):,} parameters, ", end="")
         kmac = model.get("kmac_per_pixel", {})

@@ -135,7 +135,7 @@ def encode(
 
 
 class Analysis:
-    """The latents of a picture at any quality; `g_a` runs once, or with effort the larger one of a bundle that has it."""
+    """The latents of a picture at any quality; `g_a` runs once: with effort the larger one, where there is one."""
 
     def __init__(self, networks: Networks, image: np.ndarray, effort: int = 0) -> None:
         bundle = networks.bundle

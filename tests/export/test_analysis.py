@@ -68,6 +68,7 @@ def test_another_codecs_analysis_is_refused(
     elif change is not None:
         other["state_dict"][change] += 1
     save(tmp_path / "other.pt", other)
-    assert main([str(tmp_path / "codec.pt"), "-o", str(tmp_path / "out"), "--analysis", str(tmp_path / "other.pt"), *more]) == 2
+    files = [str(tmp_path / name) for name in ("codec.pt", "out", "other.pt")]
+    assert main([files[0], "-o", files[1], "--analysis", files[2], *more]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

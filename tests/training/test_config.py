@@ -12,7 +12,7 @@ def config(name: str, *changes: str) -> Config:
 
 
 def test_the_stages_come_along() -> None:
-    assert names() == ["adapters", "stage0", "stage1", "stage2"]
+    assert names() == ["adapters", "analysis", "stage0", "stage1", "stage2"]
     assert config("stage0").objective.betas.machine == 0
     assert config("stage1", "supervision.weights=clip.pt").train == ["*"]
     last = config("stage2", "supervision.weights=clip.pt")
@@ -30,7 +30,7 @@ def test_changes_are_yaml() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "says"),
     [
-        ("stage9", [], "no such configuration; give a file or one of adapters, stage0, stage1, stage2"),
+        ("stage9", [], "no such configuration; give a file or one of adapters, analysis, stage0, stage1, stage2"),
         ("stage0", ["optimisation.stps=3"], "optimisation.stps: Extra inputs"),
         ("stage0", ["data.crop=100"], "data.crop: must be a multiple of 64"),
         ("stage0", ["nonsense"], "give section.key=value"),

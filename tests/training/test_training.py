@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.small import lively, small
+from ugicm.models.fast import Block
 from ugicm.models.ugicm import Output
 from ugicm.training import train as loop
 from ugicm.training.checkpoint import rebuild, save, weights_of
@@ -271,3 +272,16 @@ def test_adapters_leave_the_human_view_alone(pictures: Path, tmp_path: Path, tea
     after = views()
     assert torch.equal(before[0], after[0])
     assert not torch.equal(after[0], after[1]) and not torch.equal(after[1], after[2])
+
+
+def test_a_grown_analysis_learns_alone(pictures: Path, tmp_path: Path) -> None:
+    save(tmp_path / "init.pt", weights_of(lively("fast")))
+    changes = [f"init={tmp_path / 'init.pt'}", "grow={analysis_fine: 4, analysis_quarter: 1}"]
+    run, crops = open_run(pictures, tmp_path / "run", "analysis", *changes)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    for _ in range(2):
+        run.advance(run.batch(crops))
+    moved = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("g_a.") for name in moved)
+    assert any(name.startswith("g_a.0.quarter.") for name in moved)
+    assert all(not block.training for block in run.model.g_s.modules() if isinstance(block, Block))
