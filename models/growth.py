@@ -37,27 +37,24 @@ def grown(model: UGICM, **widths: int) -> UGICM:
     missing, unknown = out.load_state_dict(others, strict=False)
     assert not unknown and all(name.startswith("g_a.") for name in missing)
     assert isinstance(model.g_a, Analysis) and isinstance(out.g_a, Analysis)
+    for module in out.g_a.modules():
+        if isinstance(module, Block):
+            nn.init.zeros_(module.project.weight)
     _copy(model.g_a, out.g_a)
     return out
 
 
-def _copy(old: Analysis, new: Analysis) -> None:
-    for module in new.modules():
-        if isinstance(module, Block):
-            nn.init.zeros_(module.project.weight)
+def _copy(old: nn.Sequential, new: nn.Sequential) -> None:
     old_runs, new_runs = _runs(old), _runs(new)
     for before, after in zip(old_runs, new_runs, strict=True):
         for a, b in zip(before, after, strict=False):
             b.load_state_dict(a.state_dict())
-    if isinstance(new[0], Entry):
-        if isinstance(old[0], Entry):
-            for a, b in zip(_runs(old[0].quarter), _runs(new[0].quarter), strict=True):
-                for x, y in zip(a, b, strict=False):
-                    y.load_state_dict(x.state_dict())
-        else:
-            last = new[0].quarter[-1]
-            nn.init.zeros_(last.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    entry = new[0]
+    if isinstance(entry, Entry) and isinstance(old[0], Entry):
+        _copy(old[0].quarter, entry.quarter)
+    elif isinstance(entry, Entry):
+        for parameter in entry.quarter[-1].parameters():
+            nn.init.zeros_(parameter)
 
 
 def _runs(sequence: nn.Sequential) -> list[list[nn.Module]]:
