@@ -54,9 +54,7 @@ class Area:
     ) -> None:
         self.work, self.largest, self.smallest = work, largest, smallest
         fine, coarse = manifest.latent_stride, manifest.stride
-        self.grids = {
-            "g_a": Grid("g_a", fine, {"image": fine}, 1),
-            "g_a.effort": Grid("g_a.effort", fine, {"image": fine}, 1),
+        self.grids = {name: Grid(name, fine, {"image": fine}, 1) for name in ("g_a", "g_a.effort")} | {
             "h_a": Grid("h_a", coarse, {"y": coarse // fine}, 1),
             "h_s": Grid("h_s", coarse, {"z": 1}, coarse // fine),
             "h_s_mean": Grid("h_s", coarse, {"z": 1}, coarse // fine),
