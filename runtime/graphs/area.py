@@ -11,13 +11,7 @@ TILE_WORK = 16e9  # multiplications; activations grow with them, to about 330 MB
 SMALLEST_TILE = 2**19  # pixels; a wide synthesis reads so far that it would compute smaller ones twice over
 LARGEST_TILE = 8e6
 UNKNOWN_KMAC = 50.0  # a pixel, of a bundle that does not tell
-TILED = (
-    "g_a",
-    "g_a.effort",
-    "h_a",
-    "h_s_mean",
-    "context",
-)  # each for itself; the exact path and the synthesis in their own ways
+TILED = ("g_a", "g_a.effort", "h_a", "h_s_mean", "context")  # the exact path and the synthesis in their own ways
 
 
 class Grid(NamedTuple):
