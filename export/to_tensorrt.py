@@ -40,12 +40,19 @@ from ugicm.runtime.errors import BackendError, UgicError, UsageError
 from ugicm.runtime.files.output import remove_stale, write_atomically
 
 LEAST, USUAL, MOST = "64x64", "1088x1920", "2176x3840"
+BATCH, MOST_BATCH = 16, 256
 
 
 def write_device_graphs(
-    bundle: Bundle, graphs: dict[str, DeviceGraph], precision: str, sizes: Sizes, workspace: int | None, root: Path
+    bundle: Bundle,
+    graphs: dict[str, DeviceGraph],
+    precision: str,
+    sizes: Sizes,
+    workspace: int | None,
+    root: Path,
+    batch: int = 1,
 ) -> DeviceGraphs:
-    """Writes the graphs, then the index that names them.
+    """Writes the graphs, then the index that names them; engines of it take a `batch` of images together, or one.
 
     Raises:
         OutputError: they cannot be written.
@@ -63,6 +70,7 @@ def write_device_graphs(
             for name, graph in graphs.items()
         },
         golden=(max([h for h, _ in reach], default=1), max([w for _, w in reach], default=1)),
+        batch=batch,
     )
     folder = root / precision
     try:
@@ -163,6 +171,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("--min", default=LEAST, metavar="HxW", help=f"smallest image; default: {LEAST}")
     p.add_argument("--opt", default=USUAL, metavar="HxW", help=f"the size to tune for; default: {USUAL}")
     p.add_argument("--max", default=MOST, metavar="HxW", help=f"largest image; default: {MOST}")
+    p.add_argument(
+        "--batch",
+        type=int,
+        default=BATCH,
+        metavar="N",
+        help=f"images of one size that go through an engine together at most, for servers; default: {BATCH}",
+    )
     p.add_argument("--workspace", type=int, metavar="MiB", help="scratch memory the builder may plan with")
     p.add_argument("--timing-cache", type=Path, metavar="FILE", help="default: timing.cache beside the engines")
     p.add_argument(
@@ -183,6 +198,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.workspace is not None and args.workspace < 1:
             raise UsageError(f"--workspace {args.workspace}: give at least 1 MiB")
+        if not 1 <= args.batch <= MOST_BATCH:
+            raise UsageError(f"--batch {args.batch}: use a number from 1 to {MOST_BATCH}")
         api = choose_package(args.package)
         bundle = Bundle.open(args.bundle)
         sizes = parse_sizes(args.min, args.opt, args.max, bundle.manifest.stride)
@@ -190,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         made = device_graphs(bundle, args.precision)
         _print_graphs(console, made, args.precision)
         workspace = None if args.workspace is None else args.workspace * 2**20
-        graphs = write_device_graphs(bundle, made, args.precision, sizes, workspace, root)
+        graphs = write_device_graphs(bundle, made, args.precision, sizes, workspace, root, args.batch)
         built = {} if api is None else build_engines(graphs, api, args.timing_cache, console)
     except (UgicError, DeviceGraphError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx
 
 from ugicm.export.device_graphs import device_form
-from ugicm.runtime.backends.gpu.engines import Index, Sizes, profile
+from ugicm.runtime.backends.gpu.engines import Index, Sizes, profiles
 from ugicm.runtime.backends.gpu.tensorrt_api import open_api
 from ugicm.runtime.errors import BackendError
 
@@ -28,5 +28,5 @@ def build_all(models: Mapping[str, bytes], halved: tuple[str, ...] = ()) -> None
     for name, model in models.items():
         device = device_form(onnx.load_model_from_string(model), name in halved).SerializeToString()
         network = api.parse(device, name)
-        engine, _ = api.build(network, profile(network, index))
+        engine, _ = api.build(network, profiles(network, index))
         assert len(engine) > 10_000, name

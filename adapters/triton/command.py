@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ugicm.adapters.triton.repository import Serving, repository_files, write_repository
+from ugicm.adapters.triton.repository import Serving, default_batch, repository_files, write_repository
 from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.commands.cli import Parser, add_backend_options, printable, run
 from ugicm.runtime.errors import UsageError
@@ -24,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--instances", type=int, metavar="N", help="of each model; default: one for each CPU, or one on a GPU"
     )
     parser.add_argument(
-        "--batch", type=int, metavar="N", help="requests handed over together at most; default: 1, or 16 on a GPU"
+        "--batch",
+        type=int,
+        metavar="N",
+        help="requests handed over together at most; default: 1, or on a GPU 16, or as many as its engines take",
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of an instance; default: 1")
     parser.add_argument(
@@ -37,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _triton(options: argparse.Namespace) -> int:
     gpu = options.backend != "onnxruntime"
     instances = (1 if gpu else processors()) if options.instances is None else options.instances
-    batch = (16 if gpu else 1) if options.batch is None else options.batch
+    bundle = Bundle.open(options.bundle)
+    batch = default_batch(bundle, options.backend, options.precision) if options.batch is None else options.batch
     limits = {"instances": (instances, 1024), "batch": (batch, 1024), "threads": (options.threads, most_threads())}
     for name, (value, most) in {**limits, "pixels": (options.pixels, 1 << 28)}.items():
         if not 1 <= value <= most:
             raise UsageError(f"--{name} {value}: use a number from 1 to {most}")
     serving = Serving(instances, options.backend, options.precision, options.threads, batch, options.pixels)
-    files = repository_files(Bundle.open(options.bundle), serving)
+    files = repository_files(bundle, serving)
     write_repository(options.output, files)
     models = sorted({name.split("/")[0] for name in files if "/" in name})
     size = sum(map(len, files.values()))

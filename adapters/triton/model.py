@@ -19,6 +19,7 @@ from ugicm.runtime.commands.decode import parse_condition
 from ugicm.runtime.commands.encode import Keeping, encode_picture
 from ugicm.runtime.errors import BackendError, ImageError, UgicError
 from ugicm.runtime.files.picture import open_header
+from ugicm.runtime.many.together import decode_together
 from ugicm.runtime.processes.memory import keep_freed
 
 BUNDLE = "bundle"
@@ -35,6 +36,7 @@ class _Model:
         self.triton = triton_python_backend_utils
         said = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
         self.most_pixels = int(said["pixels"])
+        self.batch = int(said["batch"])
         self.codec = Codec.from_bundle(
             Path(args["model_repository"]) / args["model_version"] / BUNDLE,
             backend=said["backend"],
@@ -87,14 +89,49 @@ class _Model:
 class Decoder(_Model):
     """UGIC, the bytes of a file, [1, 1]; CONDITION, optional names or numbers, [1, V]: IMAGE uint8 [1, V, H, W, 3]."""
 
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """A response for each request, in order; files of one size and the same views run together."""
+        if len(requests) == 1:
+            return super().execute(requests)
+        found: list[Any] = [None] * len(requests)
+        alike: dict[tuple[str | float | None, ...], dict[int, bytes]] = {}
+        for number, request in enumerate(requests):
+            try:
+                data, conditions = self.asked(request)
+                alike.setdefault(conditions, {})[number] = data
+            except Exception as error:  # `respond` says which
+                found[number] = error
+        for conditions, files in alike.items():
+            try:
+                results: list[Any] = decode_together(self.codec, list(files.values()), conditions, self.batch, "UGIC")
+            except UgicError as error:
+                results = [error] * len(files)
+            for number, result in zip(files, results, strict=True):
+                found[number] = result
+
+        def answer(result: Any) -> Any:
+            if isinstance(result, Exception):
+                raise result
+            return self.image(result)
+
+        return [self.respond(answer, result) for result in found]
+
     def answer(self, request: Any) -> Any:
+        data, conditions = self.asked(request)
+        return self.image(self.codec.decode_views(data, conditions, "UGIC"))
+
+    def asked(self, request: Any) -> tuple[bytes, tuple[str | float | None, ...]]:
+        """(the file, its views). Raises UgicError."""
         data = self.file(request, "UGIC")
         header = bitstream.read_header(data[: bitstream.HEADER_BYTES], "UGIC")
         asked = [text.decode("utf-8", "replace") for text in self.strings(request, "CONDITION")]
         conditions = [condition for text in asked for condition in parse_condition(text)] or [None]
         self.check_pixels(header.width, header.height, len(conditions))
-        views = self.codec.decode_views(data, conditions, "UGIC")
-        return self.triton.Tensor("IMAGE", np.stack([np.asarray(view) for view in views])[None])
+        return data, tuple(conditions)
+
+    def image(self, views: Sequence[np.ndarray]) -> Any:
+        """The output tensor of views."""
+        return self.triton.Tensor("IMAGE", np.stack(views)[None])
 
 
 class Encoder(_Model):

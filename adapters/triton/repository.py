@@ -9,12 +9,15 @@ from pathlib import Path
 
 from ugicm import __version__
 from ugicm.adapters.triton.model import BUNDLE
+from ugicm.runtime.backends.gpu.engines import FOLDER, DeviceGraphs
+from ugicm.runtime.backends.gpu.tensorrt_api import MODULES
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.files.output import make_folder, write_atomically
 from ugicm.runtime.manifest import MANIFEST
 
 MARK = "ugicm.json"
+BATCH = 16
 _STATIC = Path(__file__).parent / "static"
 _INPUTS = {
     "ugicm_decode": (("UGIC", "TYPE_STRING", "[ 1 ]", False), ("CONDITION", "TYPE_STRING", "[ -1 ]", True)),
@@ -35,7 +38,8 @@ class Serving:
     Attributes:
         instances: of each model, on a CPU a process each.
         backend, precision, threads: as for `Codec.from_bundle`.
-        batch: requests that Triton hands over together at most; more than one only serves a GPU.
+        batch: requests that Triton hands over together at most; those of one size go through the networks together,
+            which only a GPU gains by.
         pixels: of the largest picture that is taken.
     """
 
@@ -48,9 +52,16 @@ class Serving:
 
 
 def repository_files(bundle: Bundle, serving: Serving) -> dict[str, bytes]:
-    """The files of a repository by name. Raises PartError through `Bundle.file` only where a bundle changed."""
+    """The files of a repository by name, with the engines of backends that run such.
+
+    Raises:
+        BackendError: there are no device graphs of that precision.
+        UsageError: their engines take smaller batches.
+        PartError: through `Bundle.file` only where a bundle changed.
+    """
     manifest = (bundle.path / MANIFEST).read_bytes()
     contents = {name: bundle.file(name) for name in bundle.manifest.files} | {MANIFEST: manifest}
+    contents |= _engines(bundle, serving)
     files = {MARK: json.dumps({"written by": f"ugicm triton {__version__}"}).encode() + b"\n"}
     for name in ("README.md", "client.py"):
         files[name] = (_STATIC / name).read_bytes()
@@ -62,6 +73,35 @@ def repository_files(bundle: Bundle, serving: Serving) -> dict[str, bytes]:
         files[f"{model}/1/model.py"] = line.encode()
         files[f"{model}/config.pbtxt"] = config(model, serving).encode()
     return files
+
+
+def default_batch(bundle: Bundle, backend: str, precision: str | None) -> int:
+    """1 on a CPU, BATCH on a GPU, or as many as its engines take. Raises BackendError: there are no graphs for them."""
+    if backend == "onnxruntime":
+        return 1
+    graphs = _device_graphs(bundle, backend, precision)
+    return min(BATCH, graphs.index.batch) if graphs and backend in MODULES else BATCH
+
+
+def _device_graphs(bundle: Bundle, backend: str, precision: str | None) -> DeviceGraphs | None:
+    """Those that a backend runs; None where it runs the bundle's own."""
+    chosen = precision or ("fp16" if backend in MODULES else None)
+    return None if chosen is None else DeviceGraphs.open(bundle, chosen)
+
+
+def _engines(bundle: Bundle, serving: Serving) -> dict[str, bytes]:
+    """Device graphs, and the engines built of them, by name below the bundle's folder."""
+    graphs = _device_graphs(bundle, serving.backend, serving.precision)
+    if graphs is None:
+        return {}
+    precision = graphs.index.precision
+    if serving.backend in MODULES and serving.batch > graphs.index.batch:
+        raise UsageError(
+            f"--batch {serving.batch}: engines of {graphs.folder} take {graphs.index.batch} images; build them again: "
+            f"python -m ugicm.export.to_tensorrt {bundle.path} --precision {precision} --batch {serving.batch}"
+        )
+    files = (path for path in sorted(graphs.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {f"{FOLDER}/{precision}/{path.relative_to(graphs.folder).as_posix()}": path.read_bytes() for path in files}
 
 
 def config(model: str, serving: Serving) -> str:
@@ -82,6 +122,7 @@ def config(model: str, serving: Serving) -> str:
         "precision": serving.precision or "",
         "threads": serving.threads,
         "pixels": serving.pixels,
+        "batch": serving.batch,
     }
     lines += [f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' for key, value in said.items()]
     return "\n".join(lines) + "\n"

@@ -23,7 +23,7 @@ import numpy as np
 
 from ugicm.runtime import flow
 from ugicm.runtime.backends import Backend
-from ugicm.runtime.backends.gpu.device import DeviceArray, check_device
+from ugicm.runtime.backends.gpu.device import LARGEST_BATCH, DeviceArray, check_device
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.flow import encoding
 from ugicm.runtime.encoder.quality import quality_byte
@@ -63,7 +63,6 @@ class Outcome:
     error: UgicError | None = None
 
 
-LARGEST_BATCH = 8e6  # pixels
 _FILES = 4  # threads that read, write, and carry files from step to step
 
 
@@ -108,7 +107,8 @@ def decode_many(
             no more can be started.
         ahead: files under way at most; None is twice the workers and two batches.
         batch: files of one size and quality that go through a network together, if so many wait and they are no more
-            pixels than a large image; None is 8 with CUDA and 1 elsewhere, where more gain nothing.
+            pixels than a large image; None is 8 on a GPU, if TensorRT's engines take so many, and 1 on a CPU, where
+            more gain nothing.
         then: called with the source and the views in a thread; what it returns is the outcome's value.
 
     Yields:
@@ -184,7 +184,7 @@ class _Waiting:
     answer: asyncio.Future[Any]
 
 
-def _infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception | None]]:
+def infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception | None]]:
     """The result or the error of each. Those that fail together are tried one by one: only the file at fault fails."""
     arguments = [run.argument for run in runs]
     try:
@@ -192,7 +192,7 @@ def _infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception 
     except Exception as error:
         if len(runs) == 1:
             return [(None, error)]
-    return [_infer(codec, [run])[0] for run in runs]
+    return [infer(codec, [run])[0] for run in runs]
 
 
 def _kept(result: Any) -> Any:
@@ -263,7 +263,7 @@ class _Line:
             together = together if len(together) == first.most else [first]
             self._waiting = [w for w in self._waiting if w not in together]
             try:
-                results = await self._in(self._inference, _infer, self.codec, [w.run for w in together])
+                results = await self._in(self._inference, infer, self.codec, [w.run for w in together])
             except BackendError as refused:
                 results = [(None, refused)] * len(together)
             for request, (result, error) in zip(together, results, strict=True):

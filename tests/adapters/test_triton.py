@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 
 from ugicm import Codec
+from ugicm.export.device_graphs import DeviceGraph
+from ugicm.export.to_tensorrt import write_device_graphs
+from ugicm.runtime.backends.gpu.engines import VARIABLE, DeviceGraphs, Sizes, source_digest
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.commands import cli
 from ugicm.runtime.commands.encode import Keeping, encode_picture
@@ -64,7 +67,7 @@ def opened(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
 
-    def open_model(name: str) -> Any:
+    def open_model(name: str, repository: Path = repository) -> Any:
         names: dict[str, Any] = {}
         exec((repository / name / "1/model.py").read_text(), names)
         said = re.findall(
@@ -90,11 +93,56 @@ def test_a_repository_has_models_and_bundles_that_open(repository: Path, codec: 
     assert len(client.splitlines()) <= 23
 
 
-def test_on_a_gpu_requests_are_batched(tmp_path: Path) -> None:
-    assert cli.main(["triton", "-o", str(tmp_path / "r"), "--backend", "tensorrt", "--precision", "fp16"]) == 0
+def test_on_a_gpu_requests_are_batched_and_engines_come_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], codec: Codec
+) -> None:
+    gpu = ["triton", "-o", str(tmp_path / "r"), "--backend", "tensorrt", "--precision", "fp32"]
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "engines"))
+    assert cli.main(gpu) == 2
+    assert "holds no device graphs; run: python -m ugicm.export.to_tensorrt" in capsys.readouterr().err
+    root = tmp_path / "engines" / codec.bundle.manifest.codec_id
+    graph = DeviceGraph(codec.bundle.graph("condition")[1], source_digest(codec.bundle, "condition"), 0.0)
+    sizes = Sizes((64, 64), (64, 64), (128, 128))
+    write_device_graphs(codec.bundle, {"condition": graph}, "fp32", sizes, None, root, batch=8)
+    (root / "fp32/tensorrt-1-sm_90").mkdir()
+    (root / "fp32/tensorrt-1-sm_90/condition.engine").write_bytes(b"an engine")
+    assert cli.main([*gpu, "--batch", "9"]) == 2
+    assert "take 8 images; build them again: python -m ugicm.export.to_tensorrt" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+    assert cli.main(gpu) == 0
     config = (tmp_path / "r/ugicm_decode/config.pbtxt").read_text()
-    assert "KIND_GPU count: 1" in config and "max_batch_size: 16" in config and "dynamic_batching" in config
-    assert 'key: "precision" value: { string_value: "fp16" }' in config
+    assert "KIND_GPU count: 1" in config and "max_batch_size: 8" in config and "dynamic_batching" in config
+    assert 'key: "precision" value: { string_value: "fp32" }' in config
+    monkeypatch.delenv(VARIABLE)
+    served = Bundle.open(tmp_path / "r/ugicm_decode/1/bundle")
+    assert DeviceGraphs.open(served, "fp32").model("condition") == graph.model
+    engine = served.path / "engines/fp32/tensorrt-1-sm_90/condition.engine"
+    assert engine.read_bytes() == b"an engine"
+
+
+def test_files_of_one_size_run_together_whatever_else_is_in_their_batch(
+    opened: Callable[..., Any], codec: Codec, photograph: np.ndarray, tmp_path: Path
+) -> None:
+    assert cli.main(["triton", "-o", str(tmp_path / "r"), "--batch", "4"]) == 0
+    model = opened("ugicm_decode", tmp_path / "r")
+    files = [codec.encode(np.roll(photograph, 8 * i, 1)[:100, : 150 - i], quality=5) for i in range(5)]
+    requests = [request(UGIC=strings(data)) for data in files]
+    requests.insert(2, request(UGIC=strings(files[0][:-9])))
+    requests.insert(4, request(UGIC=strings(files[0]), CONDITION=strings(b"robot")))
+    requests += [request(UGIC=strings(files[1]), CONDITION=strings(b"both"))]
+    sizes: list[int] = []
+    whole = model.codec.networks.whole
+    model.codec.networks.whole = lambda graph, inputs: (
+        sizes.append(len(inputs.get("features", "1"))) or whole(graph, inputs)
+    )
+    answers = model.execute(requests)
+    assert [answers.pop(i)[0] for i in (4, 2)] == ["INVALID_ARG", "INVALID_ARG"]
+    assert sorted(size for size in sizes if size > 1) == [4]  # of five, the two views of another alone
+    expected = [codec.decode_views(data, ["human"]) for data in files] + [codec.decode_views(files[1], [0, 1])]
+    for answer, views in zip(answers, expected, strict=True):
+        difference = np.abs(answer[0].astype(int) - np.stack(views))
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
 def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,36 @@ def main() -> int:
                 views(http, http.InferenceServerClient(running.http), files[0])[0], codec.decode(files[0])
             )
             print(f"killed and started again: {'answers' if same else 'WRONG'}")
-            return 1 if bad or not same else 0
+        arguments = ["--instances", "1", "--batch", "8"]
+        assert cli.main(["triton", "-o", str(work / "batches"), *arguments]) == 0
+        with server(work / "batches", work) as running:
+            bad += batches(running, codec, files)
+        return 1 if bad or not same else 0
+
+
+def batches(running: Server, codec: Codec, files: list[bytes]) -> int:
+    """Files of two sizes at once, damaged ones among them, to a server that batches; how many answers are wrong.
+
+    Pixels of a batch differ from one file's by the rounding of sums.
+    """
+    import tritonclient.grpc as grpc
+
+    connection = grpc.InferenceServerClient(running.grpc)
+    expected = {files[i]: codec.decode(files[i]).astype(int) for i in (0, 3)}
+    jobs = [files[0], files[3], files[0], files[3], files[0][:-9]] * 12
+
+    def ask(data: bytes) -> bool:
+        if data not in expected:
+            return "answered" not in refusal(lambda: views(grpc, connection, data))
+        difference = np.abs(views(grpc, connection, data)[0] - expected[data])
+        return bool(difference.max() <= 1 and (difference > 0).mean() < 1e-3)
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        results = list(pool.map(ask, jobs))
+    (counted,) = connection.get_inference_statistics("ugicm_decode").model_stats
+    sizes = {int(batch.batch_size): int(batch.compute_infer.count) for batch in counted.batch_stats}
+    print(f"{len(jobs)} requests at once in batches (size: how many) {sizes}: {results.count(False)} wrong")
+    return results.count(False) + (max(sizes) < 2)
 
 
 def hostile(client: Any, connection: Any, pictures: list[bytes], files: list[bytes]) -> int:

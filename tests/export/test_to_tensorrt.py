@@ -17,7 +17,7 @@ from ugicm import Codec
 from ugicm.export import to_tensorrt
 from ugicm.export.device_graphs import DeviceGraphError, device_graphs
 from ugicm.export.sample_inputs import sample_inputs
-from ugicm.runtime.backends.gpu.engines import DeviceGraphs, Index, Sizes, profile
+from ugicm.runtime.backends.gpu.engines import DeviceGraphs, Index, Sizes, profiles
 from ugicm.runtime.backends.gpu.tensorrt_api import open_api
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError, UsageError
@@ -107,6 +107,29 @@ def test_every_graph_builds_and_expects_what_the_runtime_gives(bundle: Bundle, b
             assert all(a <= b <= c for a, b, c in zip(least, usual, most, strict=True))
 
 
+def test_every_engine_takes_batches_beside_single_images(bundle: Bundle, built: DeviceGraphs) -> None:
+    """Up to 16, as a server hands them over; the real builder has accepted both profiles of every graph."""
+    folder = engine_folder(built)
+    for name in bundle.manifest.general:
+        key = json.loads((folder / f"{name}.json").read_text())["key"]
+        if name == "condition":  # of no images
+            assert key["batches"] is None
+            continue
+        for tensor, shapes in key["batches"].items():
+            one = key["profile"][tensor]
+            images = (1, 1, 1) if tensor in ("gain", "inverse_gain", "anchor") else (2, 16, 16)
+            assert tuple(shape[0] for shape in shapes) == images, (name, tensor)
+            assert [shapes[i][1:] for i in (0, 2)] == [one[i][1:] for i in (0, 2)]
+    image = json.loads((folder / "g_a.json").read_text())["key"]["batches"]["image"]
+    assert image[1] == [16, 128, 192, 3]  # --opt, whose batch is small
+
+    large = replace(built.index, sizes=Sizes((64, 64), (1088, 1920), (2176, 3840)))
+    network = open_api("tensorrt-rtx").parse(built.model("g_a"), "g_a")
+    one, batch = (found["image"] for found in profiles(network, large))
+    assert one[1] == (1, 1088, 1920, 3) and batch[1] == (16, 512, 896, 3)  # less than 8 megapixels together
+    assert profiles(network, replace(large, batch=1)) == [profiles(network, large)[0]]
+
+
 def test_the_exact_path_is_fp32_in_every_precision_and_serves_the_golden_vectors(
     bundle: Bundle, built: DeviceGraphs
 ) -> None:
@@ -140,7 +163,7 @@ def test_tf32_is_off_in_the_builder(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     configs: list = []
     monkeypatch.setattr(type(network.builder), "create_builder_config", recorded)
     index = Index("", "fp32", 64, Sizes((64, 64), (64, 64), (128, 128)), None, {}, (1, 1))
-    api.build(network, profile(network, index))
+    api.build(network, profiles(network, index))
     seen = [config.get_flag(api.module.BuilderFlag.TF32) for config in configs]
     assert seen == [False]
 
@@ -197,6 +220,7 @@ def test_changed_or_foreign_graphs_are_refused(bundle: Bundle, tmp_path: Path) -
         ({"codec_id": "0" * 16}, "was made for codec"),
         ({"graphs": {**values["graphs"], "g_s": {"sha256": "", "source": ""}}}, "from another bundle"),
         ({"sizes": {}}, "malformed"),
+        ({"batch": 0}, "malformed"),
     ):
         index.write_text(json.dumps({**values, **change}))
         with pytest.raises(BackendError, match=message):
@@ -234,6 +258,7 @@ def test_parser_errors_name_the_node() -> None:
         (["--max", "64x64"], "out of order"),
         (["--opt", "big"], "not HEIGHTxWIDTH"),
         (["--workspace", "0"], "at least 1 MiB"),
+        (["--batch", "0"], "--batch 0: use a number from 1 to 256"),
         (["--package", "tensorrt"], "pip install 'ugicm\\[tensorrt\\]'"),
     ],
 )
@@ -259,7 +284,7 @@ def test_progress_is_told(bundle: Bundle) -> None:
     network = api.parse(device_graphs(bundle, "fp32")["condition"].model, "condition")
     index = Index("", "fp32", 64, Sizes((64, 64), (64, 64), (64, 64)), None, {}, (1, 1))
     steps: list[tuple[str, int, int]] = []
-    engine, _ = api.build(network, profile(network, index), progress=lambda *step: steps.append(step))
+    engine, _ = api.build(network, profiles(network, index), progress=lambda *step: steps.append(step))
     assert len(engine) > 10_000 and steps
     assert steps[-1][1] == steps[-1][2]
 

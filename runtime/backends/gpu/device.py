@@ -17,7 +17,9 @@ import numpy as np
 from ugicm.runtime.backends.gpu import dlpack
 from ugicm.runtime.errors import BackendError
 
-SIZES_KEPT = 4  # of each graph: the buffers of so many image sizes stay bound
+SIZES_KEPT = 6  # of each graph: the buffers of so many sizes, or numbers of images, stay bound
+IMAGES_AT_ONCE = 8  # of many files; a CPU gains nothing by more than one
+LARGEST_BATCH = 8e6  # pixels of the images that go through a network together
 Shape = tuple[int, ...]
 SYMBOLS, SYMBOLS_BYTES = "symbols", "symbols_bytes"
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ugicm.runtime.backends.gpu.device import Shape, Tensor, evaluate, multiple
+from ugicm.runtime.backends.gpu.device import LARGEST_BATCH, Shape, Tensor, evaluate, multiple
 from ugicm.runtime.backends.gpu.tensorrt_api import FLAGS, Api, Network, Progress
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError
@@ -61,6 +62,7 @@ class Index:
         workspace: bytes of scratch memory for the builder, or None.
         graphs: name → {"sha256": of the device graph, "source": SHA-256 of the bundle's file it was made from}.
         golden: (height, width) of `z` that the golden vectors reach: engines of what scales come from serve them too.
+        batch: images that engines take together at most.
     """
 
     codec_id: str
@@ -70,6 +72,7 @@ class Index:
     workspace: int | None
     graphs: dict[str, dict[str, str]]
     golden: Size
+    batch: int = 1
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -104,7 +107,9 @@ class DeviceGraphs:
             values = json.loads(_read(where))
             sizes = Sizes(*((int(h), int(w)) for h, w in (values["sizes"][k] for k in ("least", "usual", "most"))))
             values["golden"] = (int(values["golden"][0]), int(values["golden"][1]))
-            index = Index(**{**values, "sizes": sizes})
+            index = Index(**{**values, "sizes": sizes, "batch": int(values.get("batch", 1))})
+            if index.batch < 1:
+                raise ValueError(f"batches of {index.batch}")
         except OSError as error:
             raise BackendError(f"{folder}: holds no device graphs; {remedy}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -154,14 +159,15 @@ class DeviceGraphs:
         """
         model = self.model(name)
         network = api.parse(model, name)
-        ranges = profile(network, self.index)
+        one, *several = ranges = profiles(network, self.index)
         folder = self.folder / f"{api.name}-{api.version}-{capability}"
         key = {
             "onnx_sha256": hashlib.sha256(model).hexdigest(),
             "package": api.name,
             "version": api.version,
             "compute_capability": capability,
-            "profile": {k: [list(shape) for shape in v] for k, v in ranges.items()},
+            "profile": {k: [list(shape) for shape in v] for k, v in one.items()},
+            "batches": {k: [list(shape) for shape in v] for k, v in several[0].items()} if several else None,
             "workspace": self.index.workspace,
             "flags": list(FLAGS),
         }
@@ -238,24 +244,45 @@ def source_digest(bundle: Bundle, graph: str) -> str:
     return hashlib.sha256(bundle.file(name)).hexdigest()
 
 
-def profile(network: Network, index: Index) -> Profile:
+def profiles(network: Network, index: Index) -> list[Profile]:
+    """The profile of one image, and that of batches where engines take them and the graph has an axis of images.
+
+    Single images keep a profile of their own, so that batches cost them nothing.
+    """
+    one = profile(network, index)
+    if index.batch == 1 or not any(isinstance(d, str) and _lower(d) == "1*n" for t in network.inputs for d in t.dims):
+        return [one]
+    return [one, profile(network, index, index.batch)]
+
+
+def profile(network: Network, index: Index, batch: int = 1) -> Profile:
     """The smallest, usual and largest shape of every input, from the image sizes and the names of the dims.
+
+    Args:
+        batch: more than one is the profile of 2 to so many images. Its usual images are as large as the usual one, or
+            so small that a whole batch has LARGEST_BATCH pixels.
 
     Raises:
         BackendError: a dim whose name is no multiple of n, h or w.
     """
     golden = tuple(side * index.stride for side in index.golden)
     scales = network.name not in TRANSFORMS
+    usual = index.sizes.usual
+    if batch > 1 and batch * usual[0] * usual[1] > LARGEST_BATCH:
+        scale = math.sqrt(LARGEST_BATCH / (batch * usual[0] * usual[1]))
+        height, width = (int(side * scale) // index.stride * index.stride for side in usual)
+        usual = max(height, index.sizes.least[0]), max(width, index.sizes.least[1])
     shapes: Profile = {}
     for tensor in network.inputs:
         found = []
-        for size, pick in ((index.sizes.least, min), (index.sizes.usual, None), (index.sizes.most, max)):
+        for size, pick in ((index.sizes.least, min), (usual, None), (index.sizes.most, max)):
             height, width = size
             if scales and pick is min:
                 height = width = index.stride
             elif scales and pick is max:
                 height, width = max(height, golden[0]), max(width, golden[1])
-            values = {"n": 1, "h": height // index.stride, "w": width // index.stride}
+            images = min(batch, 2) if pick is min else batch
+            values = {"n": images, "h": height // index.stride, "w": width // index.stride}
             dims = [d if isinstance(d, int) else _lower(d) for d in tensor.dims]
             shape = evaluate(dims, values)
             if shape is None:

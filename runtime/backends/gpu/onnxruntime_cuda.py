@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.backends.gpu.cuda import CudaDevice, open_device
-from ugicm.runtime.backends.gpu.device import DeviceArray, LoadedGraph, Shape, Tensor, evaluate, known_sizes
+from ugicm.runtime.backends.gpu.device import (
+    IMAGES_AT_ONCE,
+    DeviceArray,
+    LoadedGraph,
+    Shape,
+    Tensor,
+    evaluate,
+    known_sizes,
+)
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.errors import BackendError
 
@@ -43,7 +51,7 @@ class OnnxRuntimeCuda:
         BackendError: ONNX Runtime, its CUDA provider, a library of CUDA or a GPU is missing; the message says which.
     """
 
-    images_at_once = 8  # of many files; a CPU gains nothing by more than one, and engines are built for one
+    images_at_once = IMAGES_AT_ONCE
 
     def __init__(self, graphs: DeviceGraphs | None = None, capture: bool = True, tf32: bool = False) -> None:
         self._library = _library()

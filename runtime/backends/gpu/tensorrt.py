@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.backends.gpu.cuda import CudaDevice, open_device
-from ugicm.runtime.backends.gpu.device import DeviceArray, LoadedGraph, Shape, Tensor
+from ugicm.runtime.backends.gpu.device import IMAGES_AT_ONCE, DeviceArray, LoadedGraph, Shape, Tensor
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.backends.gpu.tensorrt_api import Api, open_api
 from ugicm.runtime.errors import BackendError
@@ -45,6 +45,11 @@ class TensorRT:
     @property
     def name(self) -> str:
         return f"{self.api.name} {self.api.version} ({self._graphs.index.precision})"
+
+    @property
+    def images_at_once(self) -> int:
+        """Of many files: as many as the CUDA provider takes, where engines do."""
+        return min(self._graphs.index.batch, IMAGES_AT_ONCE)
 
     def load(self, model: bytes, name: str, weights: object = None) -> LoadedGraph:
         """The engine of the device graph of this name; `model`, the bundle's own, is what it was made from.
@@ -91,14 +96,11 @@ class Engine:
         self, shapes: Mapping[str, Shape], allocate: Callable[[Shape, Any], DeviceArray], inputs: Mapping[str, int]
     ) -> tuple[list[DeviceArray], Callable[[], None]]:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        profile = self._profile(shapes)
         context = self._engine.create_execution_context(strategy)
+        if not context.set_optimization_profile_async(profile, self._device.stream):
+            raise BackendError(f"graph {self._name}: the engine refuses its profile {profile}")
         for name, shape in shapes.items():
-            least, _, most = self._engine.get_tensor_profile_shape(name, 0)
-            if not all(low <= n <= high for low, n, high in zip(least, shape, most, strict=True)):
-                raise BackendError(
-                    f"graph {self._name}: {name} of {shape} lies outside the engine's {tuple(least)} to {tuple(most)}; "
-                    "build it again with other sizes: python -m ugicm.export.to_tensorrt --min … --max …"
-                )
             context.set_input_shape(name, shape)
             context.set_tensor_address(name, inputs[name])
         outputs = []
@@ -120,3 +122,19 @@ class Engine:
             launch()
 
         return outputs, run
+
+    def _profile(self, shapes: Mapping[str, Shape]) -> int:
+        """The first of the engine's profiles that the shapes lie in. Raises BackendError: none."""
+        outside = ""
+        for profile in range(self._engine.num_optimization_profiles):
+            ranges = {name: self._engine.get_tensor_profile_shape(name, profile) for name in shapes}
+            for name, (least, _, most) in ranges.items():
+                if not all(low <= n <= high for low, n, high in zip(least, shapes[name], most, strict=True)):
+                    outside = f"{name} of {shapes[name]} lies outside the engine's {tuple(least)} to {tuple(most)}"
+                    break
+            else:
+                return profile
+        raise BackendError(
+            f"graph {self._name}: {outside}; build it again with other sizes: "
+            "python -m ugicm.export.to_tensorrt --min … --max … --batch …"
+        )

@@ -6,7 +6,7 @@ Networks are strongly typed: precision is what the graph says. TF32 is off: fp32
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ class Api:
     def build(
         self,
         network: Network,
-        profile: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]],
+        profiles: Sequence[Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]],
         workspace: int | None = None,
         timing_cache: bytes = b"",
         progress: Progress | None = None,
@@ -95,7 +95,7 @@ class Api:
         """Builds an engine.
 
         Args:
-            profile: for each input its smallest, usual and largest shape.
+            profiles: one or more; for each input its smallest, usual and largest shape.
             workspace: bytes of scratch memory the builder may plan with; None is all there is.
             timing_cache: what an earlier build returned, or nothing.
             progress: told of every step.
@@ -113,11 +113,12 @@ class Api:
             config.clear_flag(trt.BuilderFlag.TF32)
         if workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-        ranges = network.builder.create_optimization_profile()
-        for tensor in network.inputs:
-            ranges.set_shape(tensor.name, *profile[tensor.name])
-        if config.add_optimization_profile(ranges) < 0:
-            raise BackendError(f"{self.name} refuses the sizes of graph {network.name}: {'; '.join(self.errors)}")
+        for profile in profiles:
+            ranges = network.builder.create_optimization_profile()
+            for tensor in network.inputs:
+                ranges.set_shape(tensor.name, *profile[tensor.name])
+            if config.add_optimization_profile(ranges) < 0:
+                raise BackendError(f"{self.name} refuses the sizes of graph {network.name}: {'; '.join(self.errors)}")
         cache = config.create_timing_cache(timing_cache)
         config.set_timing_cache(cache, True)
         if progress is not None:

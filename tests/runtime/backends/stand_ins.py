@@ -179,9 +179,17 @@ class Context:
         self._engine = engine
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._profile = 0
         self.device_memory = 0
 
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self._profile = profile
+        return 0 <= profile < self._engine.num_optimization_profiles
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self._engine.get_tensor_profile_shape(name, self._profile)
+        if not all(low <= n <= high for low, n, high in zip(least, shape, most, strict=True)):
+            return False
         self._shapes[name] = tuple(shape)
         return True
 
@@ -218,10 +226,11 @@ class Context:
 
 
 class Engine:
-    """`ICudaEngine`: the graph in ONNX Runtime, with the profile that the real engine was built with."""
+    """`ICudaEngine`: the graph in ONNX Runtime, with the profiles that the real engine was built with."""
 
-    def __init__(self, trt: Any, cuda: Cuda, model: bytes, profile: dict[str, Any]) -> None:
-        self._trt, self.cuda, self._profile = trt, cuda, profile
+    def __init__(self, trt: Any, cuda: Cuda, model: bytes, profiles: list[dict[str, Any]]) -> None:
+        self._trt, self.cuda, self._profiles = trt, cuda, profiles
+        self.num_optimization_profiles = len(profiles)
         self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self._ends = {e.name: e for e in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.names = list(self._ends)
@@ -244,7 +253,7 @@ class Engine:
         return tuple(d if isinstance(d, int) else -1 for d in self._ends[name].shape)
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [tuple(shape) for shape in self._profile[name]]
+        return [tuple(shape) for shape in self._profiles[profile][name]]
 
     def create_execution_context(self, strategy: Any) -> Context:
         assert strategy == self._trt.ExecutionContextAllocationStrategy.USER_MANAGED

@@ -17,8 +17,10 @@ from ugicm import Codec
 from ugicm.export.device_graphs import device_graphs
 from ugicm.export.to_tensorrt import parse_sizes, write_device_graphs
 from ugicm.runtime.backends.gpu import cuda, tensorrt
+from ugicm.runtime.backends.gpu.device import LoadedGraph
 from ugicm.runtime.backends.gpu.engines import DeviceGraphs
 from ugicm.runtime.errors import BackendError
+from ugicm.runtime.many.together import decode_together
 
 
 @pytest.fixture
@@ -113,15 +115,17 @@ class Trt:
         """The engine whose bytes these are, found by its sidecar's SHA-256, as its graph."""
         for file in self._graphs.folder.glob("*/*.engine"):
             if file.read_bytes() == data and file.stem not in self.refused:
-                profile = json.loads(file.with_suffix(".json").read_text())["key"]["profile"]
-                return Engine(self._real, self._library, self._graphs.model(file.stem), profile)
+                key = json.loads(file.with_suffix(".json").read_text())["key"]
+                profiles = [profile for profile in (key["profile"], key["batches"]) if profile]
+                return Engine(self._real, self._library, self._graphs.model(file.stem), profiles)
         return None
 
 
 @pytest.fixture
 def graphs(codec: Codec, tmp_path: Path) -> DeviceGraphs:
     sizes = parse_sizes("64x64", "64x128", "128x192", codec.bundle.manifest.stride)
-    return write_device_graphs(codec.bundle, device_graphs(codec.bundle, "fp32"), "fp32", sizes, None, tmp_path)
+    made = device_graphs(codec.bundle, "fp32")
+    return write_device_graphs(codec.bundle, made, "fp32", sizes, None, tmp_path, batch=4)
 
 
 @pytest.fixture
@@ -141,6 +145,7 @@ def test_the_codec_on_tensorrt(
     graphs: DeviceGraphs,
     photograph: np.ndarray,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with caplog.at_level(logging.WARNING):
         backend = tensorrt.TensorRT("tensorrt-rtx", graphs)
@@ -159,7 +164,28 @@ def test_the_codec_on_tensorrt(
     assert library.launches > 10  # every run but the first of a size is a replay
     with pytest.raises(BackendError, match=r"lies outside the engine's .*--min … --max"):
         on_gpu.encode(np.zeros((200, 64, 3), np.uint8))
-    del backend, on_gpu, stayed
+
+    # Batches: three go as two and one, more than engines take one by one.
+    alike = [codec.encode(np.roll(image, 9 * i, 1), quality=5) for i in range(3)]
+    sizes: list[int] = []
+    run = LoadedGraph.__call__
+
+    def recorded(graph: LoadedGraph, inputs: dict[str, Any]) -> Any:
+        sizes.append(max(map(len, inputs.values())))
+        return run(graph, inputs)
+
+    monkeypatch.setattr(LoadedGraph, "__call__", recorded)
+    assert backend.images_at_once == 4
+    for most, expected_sizes in ((4, {1, 2}), (1, {1})):
+        sizes.clear()
+        together = decode_together(on_gpu, alike, ["machine"], most, "UGIC")
+        assert set(sizes) == expected_sizes
+        for file, views in zip(alike, together, strict=True):
+            assert np.abs(codec.decode(file, "machine").astype(int) - views[0]).max() <= 1  # type: ignore[index]
+    engine = backend.load(codec.bundle.graph("h_s")[1], "h_s")
+    with pytest.raises(BackendError, match=r"z of \(5, 64, 1, 1\) lies outside .*--batch"):
+        engine({"z": np.zeros((5, 64, 1, 1), np.float32)})
+    del backend, on_gpu, stayed, engine
 
 
 def test_an_engine_that_does_not_load_is_rebuilt_and_one_that_never_does_is_an_error(
