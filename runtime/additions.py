@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ugicm.runtime.errors import VersionError
-from ugicm.runtime.fields import corrupt, read_varint, take
+from ugicm.runtime.fields import Fields
 
 MIN_BAND_BITS, MAX_BAND_BITS = 8, 20
 MIN_BLOCK, MAX_BLOCK = 32, 1 << 20  # positions
@@ -39,33 +39,27 @@ class Section:
     data: bytes
 
 
-def read_additions(data: bytes, at: int, name: str) -> tuple[Guard | None, tuple[Section, ...], int]:
-    """The fields that version 2 adds, not yet checked against each other, and the index after them."""
-    flags, at = read_varint(data, at, name)
+def read_additions(fields: Fields) -> tuple[Guard | None, tuple[Section, ...]]:
+    """The fields that version 2 adds, not yet checked against each other."""
+    name, flags = fields.name, fields.varint()
     if flags & ~(STAGED | SECTIONS):
         raise VersionError(f"{name} has flags {flags:#x} that this release does not know; install one that reads them")
-    guard = None
-    if flags & STAGED:
-        bits, at = take(data, at, 1, name)
-        block, at = read_varint(data, at, name)
-        guard = Guard(bits[0], block)
-    count, at = read_varint(data, at, name) if flags & SECTIONS else (0, at)
+    guard = Guard(fields.take(1)[0], fields.varint()) if flags & STAGED else None
+    count = fields.varint() if flags & SECTIONS else 0
     if not flags or (flags & SECTIONS and not 1 <= count <= MAX_SECTIONS):
-        corrupt(
-            name, f"it has flags {flags} and {count} sections; version 2 has a guard or 1 to {MAX_SECTIONS} sections"
+        fields.corrupt(
+            f"it has flags {flags} and {count} sections; version 2 has a guard or 1 to {MAX_SECTIONS} sections"
         )
     sections: list[Section] = []
     for _ in range(count):
-        kind, at = read_varint(data, at, name)
-        size, at = read_varint(data, at, name)
+        kind, size = fields.varint(), fields.varint()
         if kind % 2 and kind != ALPHA:
             raise VersionError(
                 f"{name} has a section of type {kind} that changes the picture and that this release does not know; "
                 "install one that does"
             )
-        body, at = take(data, at, size, name)
-        sections.append(Section(kind, body))
-    return guard, tuple(sections), at
+        sections.append(Section(kind, fields.take(size)))
+    return guard, tuple(sections)
 
 
 def misfit(guard: Guard | None, sections: tuple[Section, ...], substreams: int) -> str:

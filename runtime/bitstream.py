@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ugicm.runtime.errors import NotUgicError, VersionError
-from ugicm.runtime.fields import MAX_VARINT_BYTES, corrupt, read_varint, take
+from ugicm.runtime.fields import MAX_VARINT_BYTES, Fields
 
 if TYPE_CHECKING:
     from ugicm.runtime.additions import Guard, Section
@@ -30,12 +30,24 @@ HEADER_BYTES = len(MAGIC) + 1 + CODEC_ID_BYTES + 1 + 2 * MAX_VARINT_BYTES
 
 
 @dataclass(frozen=True)
-class Bitstream:
-    """One encoded image, its substreams still entropy-coded.
+class Header:
+    """The fields before the substreams.
 
     codec_id: 8 bytes that name everything the entropy path depends on.
     quality: 1 to 255.
     width, height: of the image before padding, in pixels; 1 to 65535 each, their product at most 2**28.
+    """
+
+    codec_id: bytes
+    quality: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Bitstream(Header):
+    """One encoded image, its substreams still entropy-coded.
+
     z: the hyper-latent's single substream.
     y: the latent's substreams in scan order, 1 to 65535 of them; exactly one where there is a guard.
     symbol_checksum: what `symbol_checksum` returns for the symbols that were encoded.
@@ -43,10 +55,6 @@ class Bitstream:
     sections: at most 64, of ascending types; those of even types hold at most 2**24 bytes together.
     """
 
-    codec_id: bytes
-    quality: int
-    width: int
-    height: int
     z: bytes
     y: tuple[bytes, ...]
     symbol_checksum: int
@@ -57,16 +65,6 @@ class Bitstream:
     def version(self) -> int:
         """Of the format: 1 where neither a guard nor a section needs more."""
         return 2 if self.guard or self.sections else 1
-
-
-@dataclass(frozen=True)
-class Header:
-    """The fields before the substreams; those of `Bitstream`."""
-
-    codec_id: bytes
-    quality: int
-    width: int
-    height: int
 
 
 def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
@@ -80,47 +78,30 @@ def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
     TruncatedError (a field or length reaches past the end; true of every proper prefix of a file), CorruptFileError
     (trailing bytes, file checksum, non-minimal or over-long varints, a value outside the ranges of `Bitstream`).
     """
-    header, at = _header(data, name)
+    fields = Fields(data, name)
+    header, version = _header(fields)
     guard: Guard | None = None
     sections: tuple[Section, ...] = ()
-    if data[len(MAGIC)] > 1:
+    if version > 1:
         from ugicm.runtime import additions
 
-        guard, sections, at = additions.read_additions(data, at, name)
-    z_length, at = read_varint(data, at, name)
-    z, at = take(data, at, z_length, name)
-    count, at = read_varint(data, at, name)
+        guard, sections = additions.read_additions(fields)
+    z = fields.take(fields.varint())
+    count = fields.varint()
     if count > MAX_SUBSTREAMS:
-        corrupt(name, f"it claims {count} substreams, at most {MAX_SUBSTREAMS} are allowed")
-    lengths = []
-    for _ in range(count):
-        length, at = read_varint(data, at, name)
-        lengths.append(length)
-    y = []
-    for length in lengths:
-        substream, at = take(data, at, length, name)
-        y.append(substream)
-    checksum, at = take(data, at, 4, name)
-    file_checksum, end = take(data, at, 4, name)
-    if end != len(data):
-        corrupt(name, f"{len(data) - end} bytes follow its last field")
-    if zlib.crc32(memoryview(data)[:at]) != int.from_bytes(file_checksum, "little"):
-        corrupt(name, "its file checksum does not match its bytes")
-    if fault := out_of_range(header.quality, header.width, header.height, count):
-        corrupt(name, fault)
-    if data[len(MAGIC)] > 1 and (fault := additions.misfit(guard, sections, count)):
-        corrupt(name, fault)
-    return Bitstream(
-        header.codec_id,
-        header.quality,
-        header.width,
-        header.height,
-        z,
-        tuple(y),
-        int.from_bytes(checksum, "little"),
-        guard,
-        sections,
-    )
+        fields.corrupt(f"it claims {count} substreams, at most {MAX_SUBSTREAMS} are allowed")
+    lengths = [fields.varint() for _ in range(count)]
+    y = tuple(map(fields.take, lengths))
+    checksum = int.from_bytes(fields.take(4), "little")
+    found = zlib.crc32(memoryview(data)[: fields.at])
+    said = int.from_bytes(fields.take(4), "little")
+    if fields.at != len(data):
+        fields.corrupt(f"{len(data) - fields.at} bytes follow its last field")
+    if found != said:
+        fields.corrupt("its file checksum does not match its bytes")
+    if fault := out_of_range(header, count) or (additions.misfit(guard, sections, count) if version > 1 else ""):
+        fields.corrupt(fault)
+    return Bitstream(**vars(header), z=z, y=y, symbol_checksum=checksum, guard=guard, sections=sections)
 
 
 def read_header(start: bytes, name: str = "<bytes>") -> Header:
@@ -128,9 +109,10 @@ def read_header(start: bytes, name: str = "<bytes>") -> Header:
 
     Raises NotUgicError, VersionError, TruncatedError, CorruptFileError, as `parse` does for these fields.
     """
-    header, _ = _header(start, name)
-    if fault := out_of_range(header.quality, header.width, header.height, 1):
-        corrupt(name, fault)
+    fields = Fields(start, name)
+    header, _ = _header(fields)
+    if fault := out_of_range(header, 1):
+        fields.corrupt(fault)
     return header
 
 
@@ -149,25 +131,24 @@ def symbol_checksum(z: NDArray[np.signedinteger[Any]], y: NDArray[np.signedinteg
     return crc
 
 
-def _header(data: bytes, name: str) -> tuple[Header, int]:
-    """The fields before the substreams, their ranges not yet checked, and the index after them."""
+def _header(fields: Fields) -> tuple[Header, int]:
+    """The fields before the substreams, their ranges not yet checked, and the version of the format."""
+    data, name = fields.data, fields.name
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise NotUgicError(f"{name} is not a .ugic file: it does not begin with {MAGIC.decode()}")
-    at = len(MAGIC)
-    if len(data) > at and data[at] not in VERSIONS:
+    fields.take(len(MAGIC))
+    (version,) = fields.take(1)
+    if version not in VERSIONS:
         raise VersionError(
-            f"{name} has format version {data[at]}, this release reads 1 and 2; install one that reads it"
+            f"{name} has format version {version}, this release reads 1 and 2; install one that reads it"
         )
-    at += 1
-    codec_id, at = take(data, at, CODEC_ID_BYTES, name)
-    quality, at = take(data, at, 1, name)
-    width, at = read_varint(data, at, name)
-    height, at = read_varint(data, at, name)
-    return Header(codec_id, quality[0], width, height), at
+    codec_id, (quality,) = fields.take(CODEC_ID_BYTES), fields.take(1)
+    return Header(codec_id, quality, width=fields.varint(), height=fields.varint()), version
 
 
-def out_of_range(quality: int, width: int, height: int, substreams: int) -> str:
-    """The fault in these header fields, or an empty string."""
+def out_of_range(header: Header, substreams: int) -> str:
+    """The fault in a header or the number of `y` substreams, or an empty string."""
+    quality, width, height = header.quality, header.width, header.height
     if not 1 <= quality <= 255:
         return f"the quality {quality} is outside 1 to 255"
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):

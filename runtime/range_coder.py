@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ugicm.runtime.coders import coder
 from ugicm.runtime.errors import CorruptFileError, TruncatedError
-from ugicm.runtime.fields import read_varint
+from ugicm.runtime.fields import Fields
 from ugicm.runtime.tables import Rows, Tables
 
 _WORD = 4  # bytes of a range coder word
@@ -115,10 +115,10 @@ class SubstreamDecoder:
 
     @cached_property
     def _parts(self) -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.uint32], Any]:
-        """The escape section, where each varint of it ends, the words and their decoder."""
+        """The escape section, where its varints begin (and the last one ends), the words and their decoder."""
         section, words = _split(self._stream, self._where)
         data = np.frombuffer(section, np.uint8)
-        return data, np.flatnonzero(data < 0x80) + 1, words, coder().RangeDecoder(words)
+        return data, np.append(0, np.flatnonzero(data < 0x80) + 1), words, coder().RangeDecoder(words)
 
     def entries(self, count: int, model: Any) -> NDArray[np.int32]:
         """The next `count` entries of a row that is none of the tables'."""
@@ -138,7 +138,7 @@ class SubstreamDecoder:
         order, used, counts, ends = grouped_rows(rows, tables)
         if not np.any(tables.lengths[used]):
             return
-        data, stops, _, _ = self._parts
+        data, bounds, _, _ = self._parts
         grouped = np.zeros(order.size, np.int32)
         start = 0
         for row, end, limit in zip(used.tolist(), ends, tables.limits[used].tolist(), strict=True):
@@ -149,10 +149,9 @@ class SubstreamDecoder:
         grouped += np.repeat(tables.starts[used], counts)
         if escapes.size:
             first, self._unpacked = self._unpacked, self._unpacked + escapes.size
-            if self._unpacked > stops.size:
+            if self._unpacked >= bounds.size:
                 self._check_escapes()
-            begin = int(stops[first - 1]) if first else 0
-            values = _unpack_escapes(data[begin:], stops[first : self._unpacked] - begin, self._where)
+            values = _unpack_escapes(data, bounds[first : self._unpacked + 1], self._where)
             row = used[np.searchsorted(np.asarray(ends), escapes, side="right")]
             if np.any(values - tables.starts.view(np.uint32)[row] < tables.limits.view(np.uint32)[row]):
                 _fail(self._where, "escapes a symbol that its row holds")
@@ -172,34 +171,33 @@ class SubstreamDecoder:
         self._check_escapes()
 
     def _check_escapes(self) -> None:
-        data, stops, _, _ = self._parts
-        if stops.size != self._unpacked or (data.size and data[-1] >= 0x80):
-            _fail(self._where, f"needs {self._unpacked} escaped symbols and holds {stops.size}")
+        data, bounds, _, _ = self._parts
+        if bounds.size - 1 != self._unpacked or bounds[-1] != data.size:
+            _fail(self._where, f"needs {self._unpacked} escaped symbols and holds {bounds.size - 1}")
 
 
 def _split(stream: bytes, where: str) -> tuple[bytes, NDArray[np.uint32]]:
     """The escape section of a non-empty substream and its range coder words."""
+    fields = Fields(stream)
     try:
-        size, start = read_varint(stream, 0, where)
+        size = fields.varint()
     except (CorruptFileError, TruncatedError):
         _fail(where, "does not begin with a well-formed length")
-    stop = start + size
-    if stop > len(stream):
+    if size > len(stream) - fields.at:
         _fail(where, "is shorter than its escape section")
-    if (len(stream) - stop) % _WORD:
+    section = fields.take(size)
+    if (len(stream) - fields.at) % _WORD:
         _fail(where, "does not end on a whole word")
     # A copy, since bytes at an odd offset are no aligned uint32 array.
-    return stream[start:stop], np.frombuffer(stream, "<u4", offset=stop).astype(np.uint32)
+    return section, np.frombuffer(stream, "<u4", offset=fields.at).astype(np.uint32)
 
 
-def _unpack_escapes(data: NDArray[np.uint8], stops: NDArray[np.intp], where: str) -> NDArray[np.uint32]:
-    """The values of the varints that end at `stops` as the bits of int32; strict about their form."""
-    count = stops.size
-    starts = np.concatenate([[0], stops[:-1]]).astype(np.intp)
-    sizes = stops - starts
-    if np.any((sizes > 1) & (data[stops - 1] == 0)) or np.any(sizes > 5):
+def _unpack_escapes(data: NDArray[np.uint8], bounds: NDArray[np.intp], where: str) -> NDArray[np.uint32]:
+    """The values of the varints between `bounds` as the bits of int32; strict about their form."""
+    starts, sizes = bounds[:-1], np.diff(bounds)
+    if np.any((sizes > 1) & (data[bounds[1:] - 1] == 0)) or np.any(sizes > 5):
         _fail(where, "holds an escaped symbol that is not in its shortest form")
-    zigzag = np.zeros(count, np.uint64)
+    zigzag = np.zeros(sizes.size, np.uint64)
     for i in range(int(sizes.max(initial=0))):
         longer = sizes > i
         zigzag[longer] |= (data[starts[longer] + i] & 0x7F).astype(np.uint64) << np.uint64(7 * i)

@@ -12,7 +12,7 @@ def pack(b: Bitstream) -> bytes:
     """The bytes of the .ugic file of `b`. Raises ValueError for a field outside the ranges of `Bitstream`."""
     if len(b.codec_id) != CODEC_ID_BYTES:
         raise ValueError(f"the codec id has {len(b.codec_id)} bytes, it must have {CODEC_ID_BYTES}")
-    if fault := out_of_range(b.quality, b.width, b.height, len(b.y)) or misfit(b.guard, b.sections, len(b.y)):
+    if fault := out_of_range(b, len(b.y)) or misfit(b.guard, b.sections, len(b.y)):
         raise ValueError(fault)
     head = [
         MAGIC,

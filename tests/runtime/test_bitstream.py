@@ -23,7 +23,7 @@ from ugicm.runtime.bitstream import (
 )
 from ugicm.runtime.encoder.container import pack, write_varint
 from ugicm.runtime.errors import CorruptFileError, NotUgicError, TruncatedError, UgicError, VersionError
-from ugicm.runtime.fields import read_varint
+from ugicm.runtime.fields import Fields
 
 SMALL = Bitstream(b"\x00codecid", 4, 768, 512, b"zzz", (b"yy", b"", b"yyyy"), 0xDEADBEEF)
 
@@ -293,7 +293,8 @@ def test_pack_refuses_what_parse_would(change):
 @given(st.integers(0, 2**32 - 1), st.binary(max_size=3))
 def test_varint(value, before):
     data = before + write_varint(value)
-    assert read_varint(data, len(before)) == (value, len(data))
+    fields = Fields(data, at=len(before))
+    assert (fields.varint(), fields.at) == (value, len(data))
     assert len(data) - len(before) == max(1, -(-value.bit_length() // 7))
 
 
