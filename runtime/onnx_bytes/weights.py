@@ -11,7 +11,7 @@ from ugicm.runtime.errors import BundleError
 from ugicm.runtime.onnx_bytes import wire
 from ugicm.runtime.onnx_bytes.wire import content, fields, numbers, text
 
-_TYPES: dict[int, np.dtype] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 7: np.dtype("<i8")}
+_TYPES: dict[object, np.dtype] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 7: np.dtype("<i8")}
 _HALF = ".half"  # what export calls a weight that it stores in half precision, behind a Cast to the name without
 
 
@@ -22,26 +22,20 @@ def graph_weights(model: bytes, where: Path | str) -> dict[str, np.ndarray]:
         BundleError: a constant whose bytes are not those of its shape.
     """
     found: dict[str, np.ndarray] = {}
-    for number, graph in fields(memoryview(model)):
-        for part, tensor in fields(content(graph)) if number == wire.MODEL_GRAPH else ():
-            if part != wire.GRAPH_INITIALIZER:
-                continue
-            dims: list[int] = []
-            name, kind, raw = "", 0, None
-            for key, value in fields(content(tensor)):
-                if key == wire.TENSOR_DIMS:
-                    dims += numbers(value)
-                elif key == wire.TENSOR_TYPE and isinstance(value, int):
-                    kind = value
-                elif key == wire.TENSOR_NAME:
-                    name = text(value)
-                elif key == wire.TENSOR_RAW:
-                    raw = content(value)
-            if kind not in _TYPES or raw is None:
-                continue
-            if any(n < 0 for n in dims) or math.prod(dims) * _TYPES[kind].itemsize != len(raw):
-                raise BundleError(f"{where}: {name[:80]!r} has fewer or more numbers than its shape says")
-            array = np.frombuffer(raw, _TYPES[kind]).reshape(dims)
-            half = array.dtype.itemsize == 2
-            found[name.removesuffix(_HALF) if half else name] = array.astype(np.float32) if half else array
+    graphs = (content(value) for number, value in fields(memoryview(model)) if number == wire.MODEL_GRAPH)
+    tensors = (
+        content(value) for graph in graphs for number, value in fields(graph) if number == wire.GRAPH_INITIALIZER
+    )
+    for parts in map(list, map(fields, tensors)):
+        said = dict(parts)
+        kind, raw = _TYPES.get(said.get(wire.TENSOR_TYPE)), said.get(wire.TENSOR_RAW)
+        if kind is None or raw is None:
+            continue
+        name = text(said.get(wire.TENSOR_NAME, memoryview(b"")))
+        dims = [n for number, value in parts if number == wire.TENSOR_DIMS for n in numbers(value)]
+        if min(dims, default=0) < 0 or math.prod(dims) * kind.itemsize != len(content(raw)):
+            raise BundleError(f"{where}: {name[:80]!r} has fewer or more numbers than its shape says")
+        array = np.frombuffer(content(raw), kind).reshape(dims)
+        half = kind.itemsize == 2
+        found[name.removesuffix(_HALF) if half else name] = array.astype(np.float32) if half else array
     return found
