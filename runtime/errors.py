@@ -5,6 +5,12 @@ The message of each is one line: what was wrong, where, and what to do about it.
 """
 
 
+def require(fits: object, fault: str) -> None:
+    """Raises ValueError, which says the fault, unless something fits."""
+    if not fits:
+        raise ValueError(fault)
+
+
 class UgicError(Exception):
     """Base of all user-caused failures."""
 

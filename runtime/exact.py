@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ugicm.runtime.errors import BundleError
+from ugicm.runtime.errors import BundleError, require
 
 EXACT_LIMIT = 2**24
 """fp32 holds every integer of smaller magnitude."""
@@ -57,26 +58,24 @@ class ExactLayer:
     table: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
-        w = self.weight
-        if w.dtype not in (np.int8, np.int16) or w.ndim != 4 or w.shape[2] != w.shape[3] or w.shape[2] % 2 == 0:
-            raise ValueError(f"weights {w.dtype} {w.shape} are not int8 or int16 (O, I, k, k) with k odd")
-        if w.size == 0:
-            raise ValueError(f"weights of shape {w.shape} are empty")
+        w, low, high = self.weight, self.low, self.high
+        square = w.ndim == 4 and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1
+        fits = square and w.dtype in (np.int8, np.int16)
+        require(fits, f"weights {w.dtype} {w.shape} are not int8 or int16 (O, I, k, k) with k odd")
+        require(w.size, f"weights of shape {w.shape} are empty")
         for name, dtype in _VECTORS.items():
             vector = getattr(self, name)
-            if vector.dtype != dtype or vector.shape != w.shape[:1]:
-                raise ValueError(f"{name} {vector.dtype} {vector.shape} is not {np.dtype(dtype)} ({w.shape[0]},)")
-        if np.any(np.abs(self.shift.astype(int)) > 24):
-            raise ValueError("a shift lies outside -24..24")
-        if np.any(self.low > self.high):
-            raise ValueError("low > high")
-        if self.upsample not in (1, 2) or w.shape[0] % self.upsample**2:
-            raise ValueError(f"{w.shape[0]} channels cannot be upsampled by {self.upsample}")
+            fits = vector.dtype == dtype and vector.shape == w.shape[:1]
+            require(fits, f"{name} {vector.dtype} {vector.shape} is not {np.dtype(dtype)} ({w.shape[0]},)")
+        require(np.all(np.abs(self.shift.astype(int)) <= 24), "a shift lies outside -24..24")
+        require(np.all(low <= high), "low > high")
+        fits = self.upsample in (1, 2) and w.shape[0] % self.upsample**2 == 0
+        require(fits, f"{w.shape[0]} channels cannot be upsampled by {self.upsample}")
         if self.table is not None:
-            if np.any(self.low != self.low[0]) or np.any(self.high != self.high[0]):
-                raise ValueError("a layer with a table needs one range for all channels")
-            if self.table.dtype != np.int16 or self.table.shape != (int(self.high[0]) - int(self.low[0]) + 1,):
-                raise ValueError("the table is not int16 with an entry for each value of low..high")
+            same = np.all(low == low[0]) and np.all(high == high[0])
+            require(same, "a layer with a table needs one range for all channels")
+            fits = self.table.dtype == np.int16 and self.table.shape == (int(high[0]) - int(low[0]) + 1,)
+            require(fits, "the table is not int16 with an entry for each value of low..high")
 
     @property
     def outputs(self) -> int:
@@ -133,28 +132,23 @@ class ExactNetwork:
     scale_table: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("no layers")
-        for i, (layer, following) in enumerate(zip(self.layers, self.layers[1:], strict=False)):
-            if layer.outputs != following.weight.shape[1]:
-                raise ValueError(f"layer {i + 1} reads {following.weight.shape[1]} channels of {layer.outputs}")
-        if self.z_channels < 1 or not 0 <= self.ones < EXACT_LIMIT or not 0 < self.input_limit < 2**15:
-            raise ValueError("no input channels, or ones or input_limit outside its range")
-        last = self.layers[-1]
-        m = self.scale_channels
-        if m < 1 or self.mean_channels not in (0, m) or last.outputs != m + self.mean_channels:
-            raise ValueError(f"{last.outputs} outputs are not {m} scales and {self.mean_channels} means")
-        if not 0 <= self.mean_fraction_bits <= 16:
-            raise ValueError("mean_fraction_bits lies outside 0..16")
-        if last.table is not None:
-            raise ValueError("the last layer has a table")
+        require(self.layers, "no layers")
+        for i, (layer, following) in enumerate(pairwise(self.layers)):
+            read = following.weight.shape[1]
+            require(layer.outputs == read, f"layer {i + 1} reads {read} channels of {layer.outputs}")
+        fits = self.z_channels >= 1 and 0 <= self.ones < EXACT_LIMIT and 0 < self.input_limit < 2**15
+        require(fits, "no input channels, or ones or input_limit outside its range")
+        last, table = self.layers[-1], self.scale_table
+        m, means = self.scale_channels, self.mean_channels
+        fits = m >= 1 and means in (0, m) and last.outputs == m + means
+        require(fits, f"{last.outputs} outputs are not {m} scales and {means} means")
+        require(0 <= self.mean_fraction_bits <= 16, "mean_fraction_bits lies outside 0..16")
+        require(last.table is None, "the last layer has a table")
+        fits = table is None or (table.dtype == np.uint8 and table.ndim == 1)
+        require(fits, "the scale table is not a uint8 vector")
         low, high = last.output_range()
-        table = self.scale_table
-        if table is not None and (table.dtype != np.uint8 or table.ndim != 1):
-            raise ValueError("the scale table is not a uint8 vector")
         top = 255 if table is None else len(table) - 1
-        if low[:m].min() < 0 or high[:m].max() > top:
-            raise ValueError(f"a scale channel leaves 0..{top}")
+        require(low[:m].min() >= 0 and high[:m].max() <= top, f"a scale channel leaves 0..{top}")
 
     @property
     def z_channels(self) -> int:
