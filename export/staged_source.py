@@ -208,26 +208,32 @@ def _quality(source: Source, i: int) -> int:
     return 1 if i % 2 else source.qualities
 
 
-def golden_stages(source: Source, sizes: Sequence[tuple[int, int]], seed: int = 20240229) -> dict[str, np.ndarray]:
+def golden_stages(
+    source: Source,
+    sizes: Sequence[tuple[int, int]],
+    samples: Sequence[tuple[np.ndarray, np.ndarray | None]] = (),
+    seed: int = 20240229,
+) -> dict[str, np.ndarray]:
     """Golden vectors of the stages: what the torch modules say in float64, given the symbols.
 
     Args:
         source: a codec with a schedule.
-        sizes: (height, width) of each `z`.
+        sizes: (height, width) of each random `z`.
+        samples: latents of pictures, as `measure_deviation` takes them, which come after the random ones.
         seed: of the latents.
 
     Returns:
-        For each size i: `z{i}` int16 (1, Nz, h, w); `symbols{i}` int16 (1, M, H, W), the symbols of all stages;
-        `index{i}` float64 (1, M, H, W), the index of each latent from the stage that decodes it. Of a codec with
-        several qualities `quality{i}`, in turn the best and the first.
+        For each size or sample i: `z{i}` int16 (1, Nz, h, w); `symbols{i}` int16 (1, M, H, W), the symbols of all
+        stages; `index{i}` float64 (1, M, H, W), the index of each latent from the stage that decodes it. Of a codec
+        with several qualities `quality{i}`, of random ones in turn the best and the first.
     """
     rng = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
-    for i, z in enumerate(_random_z(source, sizes, seed)):
-        quality = _quality(source, i)
-        run = in_torch(source, torch.float64)
-        index, symbols, _ = run_stages(source, run, z.astype(np.float64), _plausible(source, rng), quality)
-        arrays |= {f"z{i}": z, f"symbols{i}": symbols.astype(np.int16), f"index{i}": index}
+    given = [(z, None, _quality(source, i)) for i, z in enumerate(_random_z(source, sizes, seed))]
+    for i, (z, y, quality) in enumerate([*given, *((z, y, source.qualities) for z, y in samples)]):
+        run, symbols_of = _float64(source, y, rng)
+        index, symbols, _ = run_stages(source, run, z.astype(np.float64), symbols_of, quality)
+        arrays |= {f"z{i}": z.astype(np.int16), f"symbols{i}": symbols.astype(np.int16), f"index{i}": index}
         if source.qualities > 1:
             arrays[f"quality{i}"] = np.array(quality, np.int16)
     return arrays
@@ -269,15 +275,21 @@ def _farthest(
     source: Source, runs: Sequence[Run], z: np.ndarray, seed: int, quality: int, y: np.ndarray | None = None
 ) -> float:
     """The largest |s - s64| of some runs in single precision of one `z`, with the symbols of `y` or random ones."""
-    run64, symbols_of = in_torch(source, torch.float64), _plausible(source, np.random.default_rng(seed))
-    if y is not None:
-        run64, symbols_of = _quantising(source, run64, y)
+    run64, symbols_of = _float64(source, y, np.random.default_rng(seed))
     expected, symbols, _ = run_stages(source, run64, z.astype(np.float64), symbols_of, quality)
     largest = 0.0
     for run in runs:
         index, _, _ = run_stages(source, run, z.astype(np.float32), given_symbols(symbols.astype(np.float32)), quality)
         largest = max(largest, float(np.abs(index - expected).max()))
     return largest
+
+
+def _float64(
+    source: Source, y: np.ndarray | None, rng: np.random.Generator
+) -> tuple[Run, Callable[[Stage, np.ndarray], np.ndarray]]:
+    """A runner in double precision, and the symbols of `y`, or random ones without."""
+    run = in_torch(source, torch.float64)
+    return (run, _plausible(source, rng)) if y is None else _quantising(source, run, y)
 
 
 def _quantising(source: Source, run: Run, y: np.ndarray) -> tuple[Run, Callable[[Stage, np.ndarray], np.ndarray]]:

@@ -43,15 +43,16 @@ from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.whole_folder import check_replaceable
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import Join, Manifest
-from ugicm.runtime.measures.pictures import generated_image
+from ugicm.runtime.measures.pictures import generated_image, squares_image
 from ugicm.runtime.onnx_bytes.weights import graph_weights
 from ugicm.runtime.schedule import Schedule
 
-MARGIN = 4.0
-"""The band is at least so many times the largest deviation measured."""
-GOLDEN_SIZES = ((1, 1), (2, 3))
+MARGIN, LEAST_MARGIN = 8.0, 4.0
+"""The band is at least so many times the largest deviation measured; where no band is as wide, the second will do."""
+GOLDEN_SIZES, GOLDEN_PICTURE = ((1, 1), (2, 3)), (2, 3)
+"""Sizes in strides of the golden vectors: of random latents, and of a picture half of which is squares."""
 PICTURE = 256
-"""Side in pixels of the generated picture on which deviations are measured."""
+"""Side in pixels of the generated pictures on which deviations are measured."""
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
 
@@ -169,25 +170,31 @@ def guarded(
 ) -> tuple[Schedule, dict[str, np.ndarray]]:
     """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
 
-    Deviations are measured on random latents, on those of a generated picture and on those of images.
+    Deviations are measured on random latents, on those of generated pictures, which golden vectors hold too, and on
+    those of images.
 
     Raises:
         ExportError: what runs here is farther from float64 than any band allows.
     """
     assert source.schedule is not None
-    pictures = [generated_image(PICTURE, PICTURE), *(pixels_of(source, path) for path in images)]
-    found = measure_deviation(source, models, samples=[latents_of(source, picture) for picture in pictures])
-    bits = min(source.schedule.band_bits, math.floor(-math.log2(MARGIN * max(found, 2.0**-40))))
+    height, width = (n * source.stride for n in GOLDEN_PICTURE)
+    halves = generated_image(height, width)
+    halves[:, width // 2 :] = squares_image(height, width)[:, width // 2 :]
+    pictures = [halves, generated_image(PICTURE, PICTURE), squares_image(PICTURE, PICTURE)]
+    samples = [latents_of(source, picture) for picture in (*pictures, *(pixels_of(source, path) for path in images))]
+    found = measure_deviation(source, models, samples=samples)
+    most, wanted = (math.floor(-math.log2(m * max(found, 2.0**-40))) for m in (LEAST_MARGIN, MARGIN))
+    bits = min(source.schedule.band_bits, max(wanted, MIN_BAND_BITS))
     console.print(
         f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
         f"from float64; band 2^-{bits} = {2.0**-bits:.2g} rows"
     )
-    if bits < MIN_BAND_BITS:
+    if most < bits:
         raise ExportError(
             f"scale indexes differ by up to {found:.2g} rows between runtimes, more than a band of 2^-{MIN_BAND_BITS} "
             "allows; a network whose floats are that large cannot be decoded across machines"
         )
-    return replace(source.schedule, band_bits=bits), golden_stages(source, GOLDEN_SIZES)
+    return replace(source.schedule, band_bits=bits), golden_stages(source, GOLDEN_SIZES, samples[:1])
 
 
 def export_bundle(

@@ -19,3 +19,11 @@ def generated_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     tile = np.clip(128 + 48 * planes, 0, 255).astype(np.uint8)
     repeats = -(-height // side), -(-width // side), 1
     return np.ascontiguousarray(np.tile(tile, repeats)[:height, :width])
+
+
+def squares_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(height, width, 3) uint8: squares of 16 pixels in the eight colours that have each channel at 0 or 255."""
+    side = 16
+    rng = np.random.default_rng(seed)
+    squares = 255 * rng.integers(0, 2, (-(-height // side), -(-width // side), 3), np.uint8)
+    return np.ascontiguousarray(squares.repeat(side, 0).repeat(side, 1)[:height, :width])

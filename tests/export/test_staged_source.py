@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor, nn
 
+from ugicm.export import to_onnx
 from ugicm.export.graphs import check_graph, export_graphs
 from ugicm.export.source import GraphSource, Source
 from ugicm.export.staged_source import (
@@ -182,6 +184,15 @@ def test_golden_vectors_are_the_stages_in_double_precision(source: Source) -> No
         index, _, _ = run_stages(source, in_torch(source, torch.float64), z, given_symbols(symbols))
         assert np.array_equal(index, golden[f"index{i}"])
     assert np.abs(golden["symbols1"]).max() > 0
+    pictures = [(np.ones((1, HYPER, 1, 2), np.int32), y := np.full((1, CHANNELS, 4, 8), 7.0)), (golden["z0"], None)]
+    more = golden_stages(source, [(1, 1)], pictures)
+    assert np.array_equal(more["index0"], golden["index0"]) and np.array_equal(more["z1"], pictures[0][0])
+    z, symbols = more["z1"].astype(np.float64), more["symbols1"].astype(np.float64)
+    index, _, y_hat = run_stages(source, in_torch(source, torch.float64), z, given_symbols(symbols))
+    assert np.array_equal(index, more["index1"]) and np.abs(y_hat - y)[:, :2].max() <= 0.5, (
+        "symbols of the latents given"
+    )
+    assert more["z1"].dtype == np.int16 and more["z2"].shape == golden["z0"].shape
     assert next(source.graphs["second"].module.parameters()).dtype == torch.float32
 
 
@@ -227,3 +238,25 @@ def test_the_deviation_is_that_of_single_precision(
     assert measure_deviation(source, models, [(1, 2)], [(loud, None)], latents=0) > 10 * few
     quiet, far = np.zeros((1, HYPER, 1, 2), np.int16), np.full((1, CHANNELS, 4, 8), 2000.0)
     assert measure_deviation(source, models, [(1, 2)], [(quiet, far)], latents=0) > 10 * few
+
+
+@pytest.mark.parametrize(("found", "bits"), [(1e-6, 12), (1e-4, 10), (2**-11.5, 8), (2**-10.5, 8), (2**-9.9, None)])
+def test_the_band_leaves_room_for_farther_indexes(
+    found: float, bits: int | None, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight times the largest distance found; at the widest band that there is, four."""
+    z, seen = np.zeros((1, HYPER, 2, 3), np.int32), []
+
+    def measure(source: Source, models: object, samples: list[tuple[np.ndarray, None]]) -> float:
+        seen.extend(samples)
+        return found
+
+    monkeypatch.setattr(to_onnx, "latents_of", lambda source, picture: (z, None))
+    monkeypatch.setattr(to_onnx, "measure_deviation", measure)
+    if bits is None:
+        with pytest.raises(to_onnx.ExportError, match="differ by up to"):
+            to_onnx.guarded(source, {}, [], Console(quiet=True))
+        return
+    schedule, golden = to_onnx.guarded(source, {}, [], Console(quiet=True))
+    assert schedule.band_bits == bits and len(seen) == 3
+    assert np.array_equal(golden["z2"], z), "a picture's latents are among the golden vectors"
