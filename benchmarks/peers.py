@@ -4,9 +4,11 @@ Every image is encoded at every setting and decoded from the bytes by each codec
 (optimised Huffman tables), WebP (method 6), AVIF (speeds 6 and 2) and JPEG XL (effort 7; where pillow-jxl-plugin is
 installed), through Pillow at its defaults otherwise. Curves are means over the images at each setting. Times are those
 of encoding pixels in memory to bytes and back, at the setting whose mean PSNR is nearest to ours at the default
-quality; AVIF, JPEG XL and this codec use `--threads` threads, JPEG and WebP one.
+quality; AVIF, JPEG XL and this codec use `--threads` threads, JPEG and WebP one. `--efforts 1 2` puts this codec's
+encoder that searches beside them.
 
-Images that are done stand in `OUT/peers.jsonl`: the same command goes on where it was cut off. Writes `peers.json`.
+What is done stands in `OUT/peers.jsonl`: the same command goes on where it was cut off, one with more efforts measures
+what is missing. Writes `peers.json`.
 """
 
 from __future__ import annotations
@@ -105,6 +107,11 @@ class Point:
 Measured = dict[str, list[Point]]
 
 
+def ours(effort: int) -> str:
+    """This codec's name in the tables."""
+    return f"{OURS}, effort {effort}" if effort else OURS
+
+
 def timed(work: Callable[[], Any], repeat: int) -> tuple[Any, float]:
     """A result and the median of its milliseconds; of one run where that takes long."""
     times, result = list[float](), None
@@ -117,8 +124,10 @@ def timed(work: Callable[[], Any], repeat: int) -> tuple[Any, float]:
     return result, 1e3 * statistics.median(times)
 
 
-def measure(image: np.ndarray, codec: Codec, peers: list[Peer], threads: int, repeat: int) -> Measured:
-    """One image, uint8 (H, W, 3), by every codec at every setting."""
+def measure(
+    image: np.ndarray, codec: Codec, efforts: list[int], peers: list[Peer], threads: int, repeat: int
+) -> Measured:
+    """One image, uint8 (H, W, 3), by this codec at every effort and by the peers, at every setting."""
     area = image.shape[0] * image.shape[1]
 
     def point(setting: int, encode: Callable[[], bytes], decode: Callable[[bytes], np.ndarray]) -> Point:
@@ -126,8 +135,13 @@ def measure(image: np.ndarray, codec: Codec, peers: list[Peer], threads: int, re
         picture, again = timed(lambda: decode(data), repeat)
         return Point(setting, 8 * len(data) / area, psnr(image, picture), ms_ssim(image, picture), spent, again)
 
-    codec.decode(codec.encode(image))  # sessions and tables are made once
-    found = {OURS: [point(q, lambda q=q: codec.encode(image, q), codec.decode) for q in range(1, codec.qualities + 1)]}
+    found: Measured = {}
+    for effort in efforts:
+        codec.decode(codec.encode(image, effort=effort))  # sessions and tables are made once
+        found[ours(effort)] = [
+            point(q, lambda q=q, e=effort: codec.encode(image, q, e), codec.decode)  # type: ignore[misc]
+            for q in range(1, codec.qualities + 1)
+        ]
     pixels = Image.fromarray(image)
     for peer in peers:
         found[peer.name] = [
@@ -155,17 +169,18 @@ def resumed(path: Path, head: dict[str, Any]) -> dict[str, Measured]:
             values = json.loads(line)
         except ValueError:
             break
-        done[values["image"]] = {name: [Point(*p) for p in points] for name, points in values["points"].items()}
+        points = {name: [Point(*p) for p in points] for name, points in values["points"].items()}
+        done.setdefault(values["image"], {}).update(points)
         whole.append(line)
     write_atomically(path, ("\n".join(whole) + "\n").encode())
     return done
 
 
-def summary(done: dict[str, Measured], peers: list[Peer], quality: int) -> dict[str, Any]:
-    """By codec: its mean curve, our rate against it at equal PSNR (BD-rate in per cent), and its times."""
+def summary(done: dict[str, Measured], efforts: list[int], peers: list[Peer], quality: int) -> dict[str, Any]:
+    """By codec: its mean curve, our rate against it at equal PSNR by effort (BD-rate in per cent), and its times."""
     curves: dict[str, Curve] = {}
     times: dict[str, dict[int, tuple[float, float]]] = {}
-    for name in (OURS, *(peer.name for peer in peers)):
+    for name in (*map(ours, efforts), *(peer.name for peer in peers)):
         by_setting: dict[int, list[Point]] = {}
         for points in done.values():
             for p in points[name]:
@@ -181,7 +196,9 @@ def summary(done: dict[str, Measured], peers: list[Peer], quality: int) -> dict[
         nearest = min(curve, key=lambda p: abs(p["psnr"] - aim))
         encode, decode = times[name][int(nearest["setting"])]
         rows[name] = {
-            "our_rate_percent": 0.0 if name == OURS else bd_rate(rising(curve), rising(curves[OURS])),
+            "our_rate_percent": {
+                e: 0.0 if name == ours(e) else bd_rate(rising(curve), rising(curves[ours(e)])) for e in efforts
+            },
             "encode_ms": encode,
             "decode_ms": decode,
             "timed_at": nearest,
@@ -199,19 +216,20 @@ def rising(curve: Curve) -> Curve:
     return kept
 
 
-def show(rows: dict[str, Any], missing: dict[str, str], console: Console) -> None:
-    table = Table("codec", "our rate against it at equal PSNR", "its encode", "its decode", "timed at", "MS-SSIM there")
+def show(rows: dict[str, Any], efforts: list[int], missing: dict[str, str], console: Console) -> None:
+    columns = ["our rate against it at equal PSNR", *(f"at effort {effort}" for effort in efforts[1:])]
+    table = Table("codec", *columns, "its encode", "its decode", "timed at", "MS-SSIM there")
     for name, row in rows.items():
-        rate, at = row["our_rate_percent"], row["timed_at"]
+        at = row["timed_at"]
         table.add_row(
             name,
-            "–" if rate is None else "0" if name == OURS else f"{rate:+.1f} %",
+            *("–" if rate is None else f"{rate:+.1f} %" if rate else "0" for rate in row["our_rate_percent"].values()),
             *(f"{row[key]:,.1f} ms" for key in ("encode_ms", "decode_ms")),
             f"{at['bpp']:.3f} bpp, {at['psnr']:.2f} dB",
             f"{at['ms_ssim']:.4f}",
         )
     for name, reason in missing.items():
-        table.add_row(name, reason, "–", "–", "–", "–")
+        table.add_row(name, reason, *["–"] * (len(efforts) + 3))
     console.print(table)
 
 
@@ -240,11 +258,13 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("folder", type=Path, help="folder of lossless PNG images, e.g. Kodak's")
     p.add_argument("-o", "--output", type=Path, default=Path("peers-output"), help="default: %(default)s")
     p.add_argument("--bundle", type=Path, help="default: the shipped one")
+    p.add_argument("--efforts", type=int, nargs="+", default=[], metavar="EFFORT", help="of this codec, besides 0")
     p.add_argument("--every", type=int, default=1, metavar="N", help="each N-th image only")
     p.add_argument("--threads", type=int, default=2, help="of each codec that takes several; default %(default)s")
     p.add_argument("--repeat", type=int, default=5, help="runs of what takes under 0.2 s; default %(default)s")
     args = p.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    efforts = sorted({0, *args.efforts})
+    console = Console(width=None if sys.stdout.isatty() else 160)
     missing = {peer.name: peer.missing() for peer in PEERS if peer.missing()}
     peers = [peer for peer in PEERS if peer.name not in missing]
     AvifImagePlugin.DEFAULT_MAX_THREADS = args.threads
@@ -262,20 +282,23 @@ def main(arguments: list[str] | None = None) -> int:
         head = environment(codec, args, peers)
         done = resumed(state, head)
         for i, file in enumerate(files):
-            if file.name in done:
+            known = done.setdefault(file.name, {})
+            missed = [e for e in efforts if ours(e) not in known], [peer for peer in peers if peer.name not in known]
+            if not any(missed):
                 continue
             console.print(f"{file.name}, {i + 1} of {len(files)}", style="dim", highlight=False)
-            done[file.name] = measure(read_image(file), codec, peers, args.threads, args.repeat)
-            points = {n: [list(vars(p).values()) for p in ps] for n, ps in done[file.name].items()}
+            found = measure(read_image(file), codec, *missed, args.threads, args.repeat)
+            known.update(found)
+            points = {n: [list(vars(p).values()) for p in ps] for n, ps in found.items()}
             with state.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"image": file.name, "points": points}) + "\n")
-        rows = summary({f.name: done[f.name] for f in files}, peers, default_quality(codec.qualities))
+        rows = summary({f.name: done[f.name] for f in files}, efforts, peers, default_quality(codec.qualities))
         result = {**head, "images": [f.name for f in files], "missing": missing, "codecs": rows}
         write_atomically(args.output / "peers.json", (json.dumps(result, indent=1) + "\n").encode())
     except UgicError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(rows, missing, console)
+    show(rows, efforts, missing, console)
     console.print(f"{len(files)} images, {args.threads} threads; wrote {args.output / 'peers.json'}")
     return 0
 

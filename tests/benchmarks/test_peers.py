@@ -66,6 +66,20 @@ def test_a_run_that_was_cut_off_goes_on(folder: Path, monkeypatch: pytest.Monkey
         assert row["curve"] == again["codecs"][name]["curve"]
 
 
+def test_efforts_are_measured_where_they_are_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = run(folder, "--every", "3")
+    real, seen = peers.measure, list[tuple[list[int], int]]()
+    monkeypatch.setattr(peers, "measure", lambda *args: seen.append((args[2], len(args[3]))) or real(*args))
+    more = run(folder, "--every", "3", "--efforts", "1")
+    assert seen == [([1], 0)]
+    assert more["codecs"]["WebP, method 6"]["curve"] == plain["codecs"]["WebP, method 6"]["curve"]
+    rates = more["codecs"][f"{OURS}, effort 1"]["our_rate_percent"]
+    assert rates["1"] == 0.0 and rates["0"] > 0
+    assert "at effort 1" in capsys.readouterr().out
+
+
 def test_figures_of_other_options_are_not_mixed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, "--every", "3")
     arguments = [str(folder / "images"), "-o", str(folder / "out"), "--threads", "1", "--repeat", "2"]
