@@ -20,8 +20,10 @@ ugicm is installed on every machine; a bundle that does not ship is a folder tha
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from ugicm.runtime.files.images import check_suffix, readable_suffixes
 from ugicm.runtime.files.tree import Task
 from ugicm.runtime.many.jobs import Convert, Figures, Outcome, Recipe, collected, failed
 
-LOCAL = "local"
+LOCAL, CLIENT = "local", "ray://"
 _ACTOR_CPUS, _READER_CPUS = 0.9, 0.1  # actors on all CPUs leave a tenth of each for the tasks that read
 _ROWS = pa.schema(
     [
@@ -56,6 +58,7 @@ _ROWS = pa.schema(
     ]
 )
 _READ = pa.schema([*list(_ROWS)[:3], ("bytes", pa.large_binary())])
+_PATIENCE = 10  # seconds for a cluster to answer
 _TOGETHER = 4  # pictures that an actor takes at once
 _BLOCK = 256  # pictures of a block at most: what is redone where a machine is lost
 
@@ -149,9 +152,8 @@ def work(address: str) -> Callable[[Sequence[Task], Recipe, int], Iterator[tuple
     def on_cluster(tasks: Sequence[Task], recipe: Recipe, actors: int) -> Iterator[tuple[Task, Outcome]]:
         _connect(address, actors)
         try:
-            files, _ = stores.resolve(Path())
             waiting = {str(task.source): task for task in tasks}
-            for row in _dataset(tasks, (), recipe, files, files, actors, 0).iter_rows():
+            for row in (_through_client if address.startswith(CLIENT) else _rows)(tasks, recipe, actors):
                 yield waiting.pop(row["path"]), _outcome(row)
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
@@ -163,10 +165,8 @@ def work(address: str) -> Callable[[Sequence[Task], Recipe, int], Iterator[tuple
 
 
 def _connect(address: str, actors: int) -> None:
+    _check_answers(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
     try:
         if address != LOCAL:
             ray.init(address, **quiet)
@@ -176,6 +176,36 @@ def _connect(address: str, actors: int) -> None:
     except (RayError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UsageError(f"--ray {address}: no cluster there: {reason}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Raises UsageError: nothing listens at HOST:PORT or ray://HOST:PORT, for which Ray waits five minutes."""
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"--ray {address}: nothing answers there ({reason}); start a cluster with ray start --head and name the "
+            "address that it prints"
+        ) from error
+
+
+def _rows(tasks: Sequence[Task], recipe: Recipe, actors: int) -> Iterator[dict[str, Any]]:
+    """The rows of tasks on disks that all machines see."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    DataContext.get_current().enable_progress_bars = False
+    files, _ = stores.resolve(Path())
+    return _dataset(tasks, (), recipe, files, files, actors, 0).iter_rows()
+
+
+def _through_client(tasks: Sequence[Task], recipe: Recipe, actors: int) -> Iterator[dict[str, Any]]:
+    """The rows, asked of an actor: Ray Data itself does not run through Ray Client."""
+    driver = ray.remote(num_cpus=0)(_Driver).remote(list(tasks), recipe, actors)
+    while rows := ray.get(driver.more.remote()):
+        yield from rows
 
 
 def _dataset(
@@ -237,6 +267,17 @@ def _read(batch: pa.Table, files: Any) -> pa.Table:
             return {**row, "error": failed(Path(row["path"]), error).error, "bytes": b""}
 
     return pa.Table.from_pylist([one(row) for row in batch.to_pylist()], _READ)
+
+
+class _Driver:
+    """An actor: runs a dataset on behalf of a client."""
+
+    def __init__(self, tasks: Sequence[Task], recipe: Recipe, actors: int) -> None:
+        self._rows = iter(_rows(tasks, recipe, actors))
+
+    def more(self) -> list[dict[str, Any]]:
+        """The next rows, none at the end."""
+        return list(islice(self._rows, _TOGETHER))
 
 
 class _Coder:

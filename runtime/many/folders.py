@@ -33,8 +33,8 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="let a Ray cluster do it, which sees the same folders (needs the extra ray): its address, auto, or local "
-        "for one that is started here; --jobs is the number of its actors",
+        help="let a Ray cluster do it, which sees the same folders (needs the extra ray): HOST:PORT, ray://HOST:PORT, "
+        "auto, or local for one that is started here; --jobs is the number of its actors",
     )
 
 

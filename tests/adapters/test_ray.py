@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,19 @@ def test_the_verb_is_the_folder_run_on_a_cluster(cluster: None, pictures: Path, 
     assert "bad.png: not an image" in done.stderr and "encoded" in done.stdout
     assert cli.main(["encode", str(pictures), "-o", str(tmp_path / "alone"), "-q", "1", "--jobs", "1"]) == 2
     assert made(tmp_path / "out") == made(tmp_path / "alone")
+
+
+def test_an_address_where_nothing_answers_is_one_line_at_once(pictures: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        for prefix in ("", "ray://"):
+            address = f"{prefix}127.0.0.1:{taken.getsockname()[1]}"
+            arguments = ["encode", str(pictures), "-o", str(tmp_path / "out"), "--ray", address]
+            done = subprocess.run(
+                [sys.executable, "-m", "ugicm", *arguments], capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 2 and "Traceback" not in done.stderr
+            assert f"error: --ray {address}: nothing answers there (Connection refused); start" in done.stderr
 
 
 def test_what_cannot_be_is_said_at_once(cluster: None, pictures: Path, tmp_path: Path, codec: Codec) -> None:
