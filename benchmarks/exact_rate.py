@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         coded.append(Coded(quality, pixels, y, z, float_run(layers, z)))
     records = measure(model, coded, networks)
     bounds = {
-        name: {bound.name: round(math.log2(bound.accumulator), 1) for bound in network.bounds()}
+        name: {layer: round(math.log2(bound), 1) for layer, bound in network.bounds().items()}
         for name, network in networks.items()
     }
     if given.json:

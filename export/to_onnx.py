@@ -288,8 +288,8 @@ def _print_checks(console: Console, checks: dict[str, Check], sizes: dict[str, i
 
 def _print_proof(console: Console, exact: ExactNetwork) -> None:
     table = Table("exact layer", "largest possible |accumulator|", "of 2^24")
-    for bound in exact.bounds():
-        table.add_row(bound.name, str(bound.accumulator), f"{bound.accumulator / 2**24:.1%}")
+    for name, bound in exact.bounds().items():
+        table.add_row(name, str(bound), f"{bound / 2**24:.1%}")
     console.print(table)
 
 

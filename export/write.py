@@ -104,7 +104,7 @@ def write_bundle(
             for name, (_, inputs, outputs) in graphs.items()
             if name in wanted
         },
-        proof=[{"layer": b.name, "largest_accumulator": b.accumulator} for b in (exact.bounds() if exact else [])],
+        proof=[{"layer": k, "largest_accumulator": n} for k, n in (exact.bounds() if exact else {}).items()],
         files={n: FileEntry(hashlib.sha256(d).hexdigest(), len(d)) for n, d in sorted(contents.items())},
         **manifest,  # type: ignore[arg-type]
     )

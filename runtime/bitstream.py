@@ -1,7 +1,6 @@
-"""The container of a .ugic file: a small header, the entropy-coded substreams, two checksums.
+"""The container of a .ugic file, specified in `docs/bitstream.md`: a header, entropy-coded substreams, two checksums.
 
-`docs/bitstream.md` is the specification; this module and that page say the same thing. Nothing here knows a
-network, a table or a shape: the header is read, bounded and checked, the substreams stay bytes.
+Nothing here knows a network, a table or a shape: the header is read, bounded and checked, the substreams stay bytes.
 """
 
 from __future__ import annotations
@@ -70,9 +69,8 @@ class Bitstream(Header):
 def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
     """Read and check the .ugic file `data`; `name` is what error messages call it.
 
-    Every field is bounded by what is left of `data` before it is read, so hostile sizes allocate nothing.
-
-    Sections of even types that nobody knows are kept as they are.
+    Every field is bounded by what is left of `data` before it is read, so hostile sizes allocate nothing. Sections of
+    even types that nobody knows are kept as they are.
 
     Raises NotUgicError (magic), VersionError (version, or a flag or section that must be understood and is not),
     TruncatedError (a field or length reaches past the end; true of every proper prefix of a file), CorruptFileError
@@ -105,10 +103,7 @@ def parse(data: bytes, name: str = "<bytes>") -> Bitstream:
 
 
 def read_header(start: bytes, name: str = "<bytes>") -> Header:
-    """The header in the first HEADER_BYTES of a file (all of a shorter one), without a look at the rest.
-
-    Raises NotUgicError, VersionError, TruncatedError, CorruptFileError, as `parse` does for these fields.
-    """
+    """The header in the first HEADER_BYTES of a file (all of a shorter one); raises for it what `parse` raises."""
     fields = Fields(start, name)
     header, _ = _header(fields)
     if fault := out_of_range(header, 1):

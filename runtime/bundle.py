@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ugicm.runtime.errors import BundleError, PartError
+from ugicm.runtime.errors import BundleError, PartError, require
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.golden import check_entropy_path
 from ugicm.runtime.graphs.views import view_weights
-from ugicm.runtime.manifest import GraphEntry, Manifest, read_manifest, read_plain, short
+from ugicm.runtime.manifest import FileEntry, GraphEntry, Manifest, read_manifest, read_plain, short
 from ugicm.runtime.onnx_bytes.check import check_graph
 from ugicm.runtime.onnx_bytes.weights import graph_weights
 from ugicm.runtime.tables import Tables
@@ -43,11 +43,10 @@ def codec_id(
     geometry: tuple[int, int, int, int],
     schedule: Schedule | None = None,
 ) -> str:
-    """Names everything that decides what a bitstream means: 16 hexadecimal digits.
+    """16 hexadecimal digits that name all that decides what a bitstream means; not the synthesis, which may change.
 
     A hash of the integer tables, the integer hyper-synthesis, the context's weights, the geometry (stride, latent
-    stride, latent channels, hyper channels) and stages; not of the synthesis: a re-trained or INT8 one reads the same
-    files.
+    stride, latent channels, hyper channels) and stages.
     """
     h = hashlib.sha256(b"ugicm codec 1\0")
     h.update(np.asarray(geometry, "<i4").tobytes())
@@ -65,8 +64,7 @@ def codec_id(
 def read_arrays(data: bytes, where: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` without pickles, their sizes checked before they are read.
 
-    Raises:
-        BundleError: not such an archive, something in it that is no array of numbers, or more than 256 MiB unpacked.
+    Raises BundleError: not such an archive, something in it that is no array of numbers, or more than 256 MiB unpacked.
     """
     try:
         if data.count(b"PK\1\2") > LARGEST_COUNT:
@@ -90,9 +88,7 @@ class Bundle:
     """A verified bundle. Files are read once, when opened; pickled, it is opened again there."""
 
     def __init__(self, path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._contents = contents
+        self.path, self.manifest, self._contents = path, manifest, contents
         self._given: dict[str, tuple[int, ...]] = {}
         self._weights: dict[str, np.ndarray] | None = None
         for name, entry in manifest.graphs.items():
@@ -109,26 +105,22 @@ class Bundle:
         length = (arrays[names[0]].size if names and names[0] in arrays else 0,)
         self.condition_vectors = {name[10:]: self._floats(arrays, name, length)[None] for name in names}
         self.exact = exact = ExactNetwork.from_arrays(self.arrays("exact.npz")) if "exact.npz" in contents else None
-        for what, fits in (
-            ("tables of z", self.z_tables.rows in (coded, coded * manifest.qualities)),
-            ("tables of y", bool(coded) or self.y_tables.rows == latents),
-            ("numbers in exact.npz", (exact is None) == (not coded or manifest.schedule is not None)),
-        ):
-            if not fits:
-                raise BundleError(f"{path}: the {what} do not fit the manifest; export the bundle again")
         self.golden = self.arrays("golden.npz") if exact or manifest.schedule else {}
         """Golden vectors, checked: `z0`, `scale_index0`, `mean0`, `z1`, …; of stages `symbols0` and `index0`."""
+        geometry = (manifest.stride, manifest.latent_stride, latents, coded)
+        found = codec_id(self.y_tables, self.z_tables, exact, manifest.context_digest, geometry, manifest.schedule)
+        said = f"the manifest says codec id {manifest.codec_id}, its contents make {found}"
         try:
+            for what, fits in (
+                ("tables of z", self.z_tables.rows in (coded, coded * manifest.qualities)),
+                ("tables of y", bool(coded) or self.y_tables.rows == latents),
+                ("numbers in exact.npz", (exact is None) == (not coded or manifest.schedule is not None)),
+            ):
+                require(fits, f"the {what} do not fit the manifest")
             check_entropy_path(manifest, exact, self.y_tables.rows, self.golden)
+            require(found == manifest.codec_id, said)
         except ValueError as error:
             raise BundleError(f"{path}: {error}; export the bundle again") from None
-        geometry = (manifest.stride, manifest.latent_stride, latents, coded)
-        found = codec_id(self.y_tables, self.z_tables, self.exact, manifest.context_digest, geometry, manifest.schedule)
-        if found != manifest.codec_id:
-            raise BundleError(
-                f"{path}: the manifest says codec id {manifest.codec_id}, its contents make {found}; "
-                "export the bundle again"
-            )
 
     def _tables(self, arrays: Mapping[str, np.ndarray], name: str) -> Tables:
         columns = (arrays.get(f"{name}_{column}", np.zeros(0)) for column in ("frequencies", "lengths", "offsets"))
@@ -147,11 +139,7 @@ class Bundle:
         return bytes.fromhex(self.manifest.codec_id)
 
     def file(self, name: str) -> bytes:
-        """A file's bytes.
-
-        Raises:
-            BundleError: the bundle has no such file.
-        """
+        """A file's bytes. Raises BundleError: the bundle has no such file."""
         try:
             return self._contents[name]
         except KeyError:
@@ -164,8 +152,7 @@ class Bundle:
     def graph(self, name: str) -> tuple[GraphEntry, bytes]:
         """A graph's entry and the bytes of its ONNX file.
 
-        Raises:
-            PartError: the bundle holds only the half without this graph.
+        Raises PartError: the bundle holds only the half without this graph.
         """
         if name not in self.manifest.graphs:
             raise PartError(
@@ -184,12 +171,9 @@ class Bundle:
     def view(self, condition: np.ndarray) -> tuple[bytes, dict[str, np.ndarray]]:
         """`g_s` under a condition, (1, D) float32: an ONNX file without that input, and the weights to give it.
 
-        A view may have a graph of its own, "g_s.human" beside "g_s": one in integers, which no longer takes a condition
-        into its weights.
+        A view in integers has a graph of its own, "g_s.human" beside "g_s": it takes no condition into its weights.
 
-        Raises:
-            BundleError: the weights do not fit the condition or the graph.
-            PartError: the bundle holds only the half without this graph, or has no views.
+        Raises BundleError: the weights do not fit the condition or the graph; PartError: there is no such graph.
         """
         for name, known in self.condition_vectors.items():
             if f"g_s.{name}" in self.manifest.graphs and np.array_equal(known, condition):
@@ -211,31 +195,33 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Reads and verifies every file.
 
-        Raises:
-            BundleError: no bundle there, a missing or changed file, or contents that contradict the manifest.
-            VersionError: a bundle of another format version.
+        Raises BundleError: no bundle there, a missing or changed file, or contents that contradict the manifest;
+        VersionError: a bundle of another format version.
         """
         path = Path(path)
         manifest = read_manifest(path)
-        contents = {}
         if sum(entry.bytes for entry in manifest.files.values()) > LARGEST_BUNDLE:
             raise BundleError(f"{path}: larger than {LARGEST_BUNDLE} bytes; not a bundle of this toolkit")
-        for name, entry in manifest.files.items():
-            file = path / name
-            contents[name] = _read(file, entry.bytes)
-            if hashlib.sha256(contents[name]).hexdigest() != entry.sha256:
-                raise BundleError(f"{file}: changed since export (SHA-256 differs); copy or export the bundle again")
-        return cls(path.absolute(), manifest, contents)
+        return cls(
+            path.absolute(), manifest, {name: _read(path / name, entry) for name, entry in manifest.files.items()}
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return Bundle.open, (self.path,)
 
 
-def _read(file: Path, size: int) -> bytes:
+def _read(file: Path, entry: FileEntry) -> bytes:
     try:
-        data = read_plain(file, size + 1)
+        data = read_plain(file, entry.bytes + 1)
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
-    if len(data) != size:
-        raise BundleError(f"{file}: changed since export (its size differs); copy or export the bundle again")
+    differs = (
+        "its size"
+        if len(data) != entry.bytes
+        else "SHA-256"
+        if hashlib.sha256(data).hexdigest() != entry.sha256
+        else ""
+    )
+    if differs:
+        raise BundleError(f"{file}: changed since export ({differs} differs); copy or export the bundle again")
     return data

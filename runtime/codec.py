@@ -1,8 +1,4 @@
-"""The codec: image to bitstream and back, with one bundle on one backend.
-
-`flow` is the way that a file takes; this class answers what it asks: networks run here, and so does the range coder,
-unless processes help it.
-"""
+"""The codec: image to bitstream and back, with one bundle on one backend; it answers what flows (`flow`) ask."""
 
 from __future__ import annotations
 
@@ -13,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ugicm.runtime import flow, range_coder
+from ugicm.runtime import flow
 from ugicm.runtime.backends import Backend, open_backend
 from ugicm.runtime.bundle import DEFAULT, Bundle
-from ugicm.runtime.conditions import condition_vectors
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.graphs.run import Networks
 
 if TYPE_CHECKING:
-    from ugicm.runtime.encoder.request import Write
     from ugicm.runtime.many.pipeline import Outcome
     from ugicm.runtime.many.sources import Source
     from ugicm.runtime.processes.parallel_coder import ParallelCoder
@@ -59,9 +53,7 @@ class Codec:
         """Opens a bundle, verified (None: the shipped one), on a backend.
 
         Args:
-            backend: a name of `ugicm.runtime.backends.NAMES`.
-            threads: CPU threads (None: the library's choice).
-            precision: of the transforms, for GPU backends; see `ugicm.runtime.backends.open_backend`.
+            backend, threads, precision: see `ugicm.runtime.backends.open_backend`.
             entropy_workers: processes that code the symbols of one large image together with this one; no more are
                 started than there are other CPUs. A script that asks for them opens codecs below
                 `if __name__ == "__main__":`. They end with `close` or with this process.
@@ -73,10 +65,10 @@ class Codec:
             raise UsageError(f"{entropy_workers} entropy workers; give 0 or more")
         bundle = Bundle.open(DEFAULT if path is None else path)
         coder = None
-        if entropy_workers:
+        if entropy_workers:  # they start while the backend loads
             from ugicm.runtime.processes.parallel_coder import ParallelCoder
 
-            coder = ParallelCoder(bundle.y_tables, entropy_workers)  # they start while the backend loads
+            coder = ParallelCoder(bundle.y_tables, entropy_workers)
         return cls(bundle, open_backend(backend, threads, bundle, precision), coder)
 
     def close(self) -> None:
@@ -106,7 +98,7 @@ class Codec:
         return self.networks.timings
 
     def encode(self, image: np.ndarray, quality: float | None = None, effort: int = 0, **wish: Any) -> bytes:
-        """Compresses an image.
+        """Compresses an image to the bytes of a .ugic file.
 
         Args:
             image: (H, W, 3) uint8 RGB, each side 1 to 65535.
@@ -115,9 +107,6 @@ class Codec:
             wish: in place of a quality `target_bpp`, bits a pixel, or `target_psnr`, dB, to come near to, or
                 `max_bytes`, not to be exceeded. With an effort `tune`, "psnr", "ms-ssim" or "machine", says which
                 distortion counts, and `watch(step, steps)` hears of each step.
-
-        Returns:
-            The bytes of a .ugic file.
 
         Raises:
             ImageError: not such an array.
@@ -132,16 +121,13 @@ class Codec:
     def decode(
         self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None
     ) -> np.ndarray:
-        """Decodes one view.
+        """Decodes one view to (H, W, 3) uint8 RGB.
 
         Args:
             data: the bytes of a .ugic file.
             condition: a name of `conditions` or a beta in [0, 1]; None is "human" where there are conditions.
             name: what errors call the data.
             device: "cuda" leaves the image on the GPU, as an array for DLPack consumers; needs a GPU backend.
-
-        Returns:
-            (H, W, 3) uint8 RGB.
 
         Raises:
             NotUgicError, VersionError, TruncatedError, CorruptFileError, CodecMismatchError, DesynchronisedError,
@@ -161,8 +147,7 @@ class Codec:
             from ugicm.runtime.backends.gpu.device import check_device
 
             check_device(self.backend, device)
-        vectors = [self.condition(c) for c in conditions]
-        return self.answer(flow.decoding(self.bundle, data, name, vectors, device))
+        return self.answer(flow.decoding(self.bundle, data, name, list(map(self.condition, conditions)), device))
 
     def decode_many(self, sources: Iterable[Source], **options: Any) -> Iterator[Outcome]:
         """Decodes many files at once, in order; see `ugicm.runtime.many.pipeline.decode_many` for the options."""
@@ -176,13 +161,9 @@ class Codec:
 
         return encode_many(self, sources, **options)
 
-    # ---- what is asked for, checked
-
     def condition(self, asked: str | float | None) -> np.ndarray | None:
-        """(1, D) float32 vectors of a condition, None for a codec without. Raises ConditionError."""
-        return condition_vectors(self.bundle, asked, self.networks.condition)
-
-    # ---- answers
+        """See `Networks.condition`."""
+        return self.networks.condition(asked)
 
     def answer(self, asking: flow.Flow[Any]) -> Any:
         """The result of a flow. Time that no network took counts as the range coder's."""
@@ -193,7 +174,9 @@ class Codec:
         def answer(request: flow.Request) -> Any:
             nonlocal running
             if not isinstance(request, flow.Run):
-                return self._coded(request)
+                if request.table == "z":
+                    return request.coded(self.bundle.z_tables)
+                return request.coded(self.bundle.y_tables, self.entropy_coder)
             before = time.perf_counter()
             result = request.work(self.networks, [request.argument], *request.options)[0]
             running += time.perf_counter() - before
@@ -202,20 +185,3 @@ class Codec:
         result = flow.drive(asking, answer)
         times["entropy"] = (time.perf_counter() - started - running) * 1e3
         return result
-
-    def _coded(self, request: flow.Read | Write) -> Any:
-        """Symbols of streams, or streams of symbols."""
-        tables = self.bundle.y_tables if request.table == "y" else self.bundle.z_tables
-        rows, parallel = request.rows.ravel(), self.entropy_coder if request.table == "y" else None
-        if not isinstance(request, flow.Read):
-            from ugicm.runtime.encoder.range_encoder import encode
-
-            symbols = request.symbols.ravel()
-            if parallel is not None:
-                return parallel.encode(symbols, rows, request.count)
-            return encode(symbols, rows, tables, request.count)
-        if parallel is not None:
-            found = parallel.decode(request.streams, rows, request.name)
-        else:
-            found = range_coder.decode(request.streams, rows, tables, request.name)
-        return found.reshape(request.rows.shape)

@@ -15,25 +15,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ugicm.runtime.errors import BundleError, require
 
-EXACT_LIMIT = 2**24
-"""fp32 holds every integer of smaller magnitude."""
+EXACT_LIMIT = 2**24  # fp32 holds every integer of smaller magnitude
 
 _SCALARS = ("scale_channels", "mean_channels", "mean_fraction_bits", "input_limit", "ones")
 _VECTORS = {"bias": np.int32, "shift": np.int8, "low": np.int32, "high": np.int32}
-
-
-class LayerBound(NamedTuple):
-    """The proof of one layer, by its name in the ONNX graph: the largest magnitude of any partial sum, with bias."""
-
-    name: str
-    accumulator: int
 
 
 @dataclass(frozen=True)
@@ -91,13 +82,10 @@ class ExactLayer:
         return self.low.reshape(shape).min(1).astype(np.int64), self.high.reshape(shape).max(1).astype(np.int64)
 
     def accumulator_bounds(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Largest magnitude of any partial sum of each output channel, float64 (O,), integers.
+        """Largest magnitude of any partial sum of each output channel, float64 (O,); inputs in low..high, int64 (I,).
 
         Every product lies between its extremes over [min(low, 0), max(high, 0)] (padding adds the 0), so any subset of
         a channel's products and its bias sums to something between the sums of all negative and all positive extremes.
-
-        Args:
-            low, high: int64 (I,), the range of each input channel.
         """
         # Integers in float64 do not wrap: below 2^53 they are exact, and no sum of magnitudes above comes out below.
         positive = np.maximum(self.weight, 0).sum((2, 3), dtype=np.int64).astype(np.float64)
@@ -163,12 +151,10 @@ class ExactNetwork:
             low[-1] = high[-1] = self.ones
         return [(low, high)] + [layer.output_range() for layer in self.layers[:-1]]
 
-    def bounds(self) -> list[LayerBound]:
-        """The proof: the largest possible accumulator of each layer, from weights and clip ranges alone."""
-        return [
-            LayerBound(f"h_s/conv{i}", int(layer.accumulator_bounds(low, high).max()))
-            for i, (layer, (low, high)) in enumerate(zip(self.layers, self.input_ranges(), strict=True))
-        ]
+    def bounds(self) -> dict[str, int]:
+        """The proof: each layer's largest possible accumulator, by its name in the ONNX graph."""
+        ranges = zip(self.layers, self.input_ranges(), strict=True)
+        return {f"h_s/conv{i}": int(a.accumulator_bounds(*ends).max()) for i, (a, ends) in enumerate(ranges)}
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The arrays that a bundle stores; `from_arrays` reads them back."""
@@ -184,34 +170,27 @@ class ExactNetwork:
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> ExactNetwork:
         """The network of stored arrays, its structure and its proof checked again.
 
-        Raises:
-            BundleError: arrays missing, of a wrong type or shape, unknown, contradictory, or with a bound of
-                2^24 or more.
+        Raises BundleError: arrays missing, unknown, contradictory, of a wrong type or shape, a bound of 2^24 or more.
         """
         rest = {name: np.asarray(arrays[name]) for name in arrays}
         try:
             scalars = {name: _scalar(rest, name) for name in _SCALARS}
             scale_table = rest.pop("scale_table", None)
             layers: list[ExactLayer] = []
-            while f"layer{len(layers)}_weight" in rest:
+            while not layers or f"layer{len(layers)}_weight" in rest:
                 head = f"layer{len(layers)}_"
                 parts = {name: rest.pop(head + name) for name in ("weight", *_VECTORS)}
                 upsample, table = _scalar(rest, head + "upsample"), rest.pop(head + "table", None)
                 layers.append(ExactLayer(**parts, upsample=upsample, table=table))  # type: ignore[arg-type]
-            if not layers:
-                raise KeyError("layer0_weight")
-            if rest:
-                raise ValueError(f"unknown array {min(rest)!r}")
+            require(not rest, f"unknown array {min(rest, default='')!r}")
             network = cls(tuple(layers), scale_table=scale_table, **scalars)  # type: ignore[arg-type]
         except KeyError as error:
             raise BundleError(f"exact network: array {error} is missing; export the bundle again") from None
         except ValueError as error:
             raise BundleError(f"exact network: {error}; export the bundle again") from None
-        for bound in network.bounds():
-            if bound.accumulator >= EXACT_LIMIT:
-                raise BundleError(
-                    f"exact network: {bound.name} can sum to {bound.accumulator}; fp32 is exact below 2^24"
-                )
+        for name, bound in network.bounds().items():
+            if bound >= EXACT_LIMIT:
+                raise BundleError(f"exact network: {name} can sum to {bound}; fp32 is exact below 2^24")
         return network
 
     def digest(self) -> bytes:
@@ -226,6 +205,5 @@ class ExactNetwork:
 def _scalar(arrays: dict[str, NDArray[np.generic]], name: str) -> int:
     """Takes one stored integer out of the arrays."""
     array = arrays.pop(name)
-    if array.shape != () or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} is not one integer")
+    require(array.shape == () and np.issubdtype(array.dtype, np.integer), f"{name} is not one integer")
     return int(array)

@@ -1,9 +1,8 @@
 """How a file is coded, as generators that ask and do not know who answers.
 
-Coding alternates between networks and the range coder. A flow yields a `Run`, a `Read` or a `Write`, is sent the
-answer, and returns what was coded in the end. `Codec` answers one flow in a loop; `many.pipeline` answers those of many
-files at once, networks in one thread and the range coder in processes. A codec that decodes in twenty stages asks the
-same questions twenty times. Here is decoding; encoding stands in `encoder.flow`.
+A flow yields a `Run` of networks, or a `Read` or a `Write` of the range coder, is sent the answer, and returns what was
+coded in the end. `Codec` answers one flow in a loop, `many.pipeline` those of many files at once. A codec of twenty
+stages asks the same questions twenty times. Here is decoding; encoding stands in `encoder.flow`.
 
 decode: bitstream → z → exact path → rows, means → symbols → context → y_hat → `g_s` → image
 """
@@ -17,15 +16,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from ugicm.runtime import bitstream
+from ugicm.runtime import bitstream, range_coder
 from ugicm.runtime.bitstream import Bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import CodecMismatchError, CorruptFileError, DesynchronisedError
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.symbols import least_bits, padded_size, z_first, z_rows
+from ugicm.runtime.tables import Tables
 
 if TYPE_CHECKING:
     from ugicm.runtime.encoder.request import Write
+    from ugicm.runtime.processes.parallel_coder import ParallelCoder
 Answer = TypeVar("Answer")
 Work = Callable[..., Sequence[Any]]
 
@@ -35,11 +36,9 @@ class Run:
     """Asks the networks: `work(networks, [argument], *options)[0]`, alone or with arguments of the same kind.
 
     Attributes:
-        work: a method of `graphs.run.Networks`, or a function of them, that takes a list of arguments and gives a list
-            of results.
+        work: takes `graphs.run.Networks`, a list of arguments and the options; gives a list of results.
         argument: of this file.
-        options: what those of one kind share.
-        kind: equal for arguments that may run together; other files', too.
+        options, kind: equal for arguments that may run together; other files', too.
         size: (height, width) in pixels of the padded image, which bounds how many may run together.
     """
 
@@ -66,6 +65,15 @@ class Read:
     rows: np.ndarray
     name: str
 
+    def coded(self, tables: Tables, helpers: ParallelCoder | None = None) -> np.ndarray:
+        """The symbols, read by the tables that are asked for; helpers, if there are any, have the same."""
+        rows = self.rows.ravel()
+        if helpers is not None:
+            found = helpers.decode(self.streams, rows, self.name)
+        else:
+            found = range_coder.decode(self.streams, rows, tables, self.name)
+        return found.reshape(self.rows.shape)
+
 
 Request: TypeAlias = "Run | Read | Write"
 Flow = Generator["Request", Any, Answer]
@@ -86,15 +94,9 @@ def drive(flow: Flow[Answer], answer: Callable[[Request], Any]) -> Answer:
 def decoding(
     bundle: Bundle, data: bytes, name: str, vectors: Sequence[np.ndarray | None], device: str | None
 ) -> Flow[list[np.ndarray]]:
-    """The bytes of a .ugic file to its images, (H, W, 3) uint8, one for each condition's vectors.
-
-    Raises:
-        What `Codec.decode` raises for a file.
-    """
+    """The bytes of a .ugic file to images, (H, W, 3) uint8, one for each condition's vectors; see `Codec.decode`."""
     stream = parse(bundle, data, name)
-    size = padded_size(stream.height, stream.width, bundle.manifest.stride)
-
-    run = asking(size, stream.quality)
+    run = asking(padded_size(stream.height, stream.width, bundle.manifest.stride), stream.quality)
     z = yield from hyper_latents(bundle, stream, name)
     if stream.guard is not None:
         from ugicm.runtime import staged
@@ -131,8 +133,7 @@ def asking(size: tuple[int, int], quality: int) -> Callable[..., Run]:
 def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarray]:
     """(1, Nz, H/64, W/64) int32 `z` of a parsed bitstream; of no channels without a hyperprior.
 
-    Raises:
-        CorruptFileError: a size that so few bytes cannot hold, or symbols out of range.
+    Raises CorruptFileError: a size that so few bytes cannot hold, or symbols out of range.
     """
     m = bundle.manifest
     rows, columns = (math.ceil(n / m.stride) for n in (stream.height, stream.width))
@@ -152,11 +153,8 @@ def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarr
 def parse(bundle: Bundle, data: bytes, name: str) -> Bitstream:
     """The bitstream of a file that a bundle can decode.
 
-    Raises:
-        PartError: a bundle of the encoder only.
-        CodecMismatchError: a file of another codec.
-        CorruptFileError: a quality that the codec does not have.
-        NotUgicError, VersionError, TruncatedError: see `bitstream.parse`.
+    Raises PartError (a bundle of the encoder only), CodecMismatchError (a file of another codec), CorruptFileError
+    (also of stages or a quality that the codec does not have) and what `bitstream.parse` raises.
     """
     bundle.graph("g_s")  # a bundle of the encoder refuses before any work
     stream = bitstream.parse(data, name)

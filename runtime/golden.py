@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ugicm.runtime.errors import require
 from ugicm.runtime.exact import ExactNetwork
 from ugicm.runtime.manifest import Manifest
 
@@ -20,25 +21,26 @@ def check_entropy_path(m: Manifest, exact: ExactNetwork | None, rows: int, golde
     names: tuple[str, ...] = ("symbols", "index")
     if exact is not None:
         names, limit = ("scale_index", "mean")[: 1 + bool(exact.mean_channels)], exact.input_limit
-        highest = exact.layers[-1].output_range()[1] if exact.scale_table is None else exact.scale_table
         finer = math.prod(layer.upsample for layer in exact.layers)
-        if (exact.z_channels, exact.scale_channels, finer) != (m.hyper_channels, m.latent_channels, ratio):
-            raise ValueError("the exact network does not fit the manifest")
-        if highest[: exact.scale_channels if exact.scale_table is None else None].max(initial=0) >= rows:
-            raise ValueError("the exact network gives rows that no table has")
+        fits = (exact.z_channels, exact.scale_channels, finer) == (m.hyper_channels, m.latent_channels, ratio)
+        require(fits, "the exact network does not fit the manifest")
+        highest = exact.scale_table
+        if highest is None:
+            highest = exact.layers[-1].output_range()[1][: exact.scale_channels]
+        require(highest.max(initial=0) < rows, "the exact network gives rows that no table has")
     count = sum(name.startswith("z") for name in golden)
-    if count > MOST or bool(count) != (exact is not None or m.schedule is not None):
-        raise ValueError(f"there are {count} golden vectors; a codec with h_s has 1 to {MOST}")
+    fits = count <= MOST and bool(count) == (exact is not None or m.schedule is not None)
+    require(fits, f"there are {count} golden vectors; a codec with h_s has 1 to {MOST}")
     for i in range(count):
         z = golden.get(f"z{i}", np.zeros(0))
-        whole = z.dtype.kind == "i" and z.ndim == 4 and z.shape[:2] == (1, m.hyper_channels)
-        if not whole or not 0 < z[0, 0].size <= LARGEST or max(int(z.max()), -int(z.min())) > limit:
-            raise ValueError(f"golden vector z{i} is missing or none of this codec")
+        fits = z.dtype.kind == "i" and z.ndim == 4 and z.shape[:2] == (1, m.hyper_channels)
+        fits = fits and 0 < z[0, 0].size <= LARGEST and max(int(z.max()), -int(z.min())) <= limit
+        require(fits, f"golden vector z{i} is missing or none of this codec")
         quality = golden.get(f"quality{i}", np.ones((), int))
-        if quality.shape or quality.dtype.kind not in "iu" or not 1 <= quality <= m.qualities:
-            raise ValueError(f"golden vector {i} is of no quality of this codec")
+        fits = not quality.shape and quality.dtype.kind in "iu" and 1 <= quality <= m.qualities
+        require(fits, f"golden vector {i} is of no quality of this codec")
         shape = (1, m.latent_channels, *(ratio * length for length in z.shape[2:]))
         for name in names:
             array = golden.get(f"{name}{i}", z)
-            if array.dtype.str not in _KINDS[name] or array.shape != shape or not np.isfinite(array).all():
-                raise ValueError(f"golden vector {name}{i} is missing or none of this codec")
+            fits = array.dtype.str in _KINDS[name] and array.shape == shape and np.isfinite(array).all()
+            require(fits, f"golden vector {name}{i} is missing or none of this codec")

@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ugicm.runtime.errors import BundleError, VersionError
+from ugicm.runtime.errors import BundleError, VersionError, require
 
 if TYPE_CHECKING:
     from ugicm.runtime.schedule import Schedule
 
-FORMAT = 2
-"""The version that export writes."""
-READ = (1, 2)
-"""The versions that are read: 1 has no views and no schedules."""
+FORMAT = 2  # the version that export writes
+READ = (1, 2)  # the versions that are read: 1 has no views and no schedules
 MANIFEST = "manifest.json"
 PARTS = ("both", "encoder", "decoder")
 
@@ -28,6 +26,11 @@ class GraphEntry:
     file: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> GraphEntry:
+        """Of a manifest's values. Raises KeyError, TypeError, ValueError."""
+        return cls(_file_name(values["file"]), *(tuple(map(str, values[k])) for k in ("inputs", "outputs")))
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,15 @@ class Join:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Join:
         """Of a manifest's values. Raises KeyError, TypeError, ValueError."""
-        names = {k: None if values[k] is None else str(values[k]) for k in ("order", "units")}
-        spans = {k: None if values[k] is None else _span(values[k]) for k in ("gate", "shift")}
-        return cls(**{k: str(values[k]) for k in ("weight", "bias", "down", "up")}, **names, **spans)  # type: ignore[arg-type]
+        names = {k: str(values[k]) for k in ("weight", "bias", "down", "up")}
+        names |= {k: values[k] and str(values[k]) for k in ("order", "units")}
+        gate, shift = _span(*values["gate"]), None if values["shift"] is None else _span(*values["shift"])
+        return cls(gate=gate, shift=shift, **names)  # type: ignore[arg-type]
 
 
-def _span(values: list[int]) -> tuple[int, int]:
-    start, stop = (int(n) for n in values)
-    if not 0 <= start <= stop <= 2**20:
-        raise ValueError("a part of the condition is out of range")
-    return start, stop
+def _span(start: Any, stop: Any) -> tuple[int, int]:
+    require(0 <= int(start) <= int(stop) <= 2**20, "a part of the condition is out of range")
+    return int(start), int(stop)
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Manifest:
-        """Parses and validates.
-
-        Raises:
-            VersionError: a format this release does not read.
-            BundleError: anything else that is wrong, by name.
-        """
+        """Parses and validates. Raises VersionError: of another format; BundleError: anything else, by name."""
         try:
             values = json.loads(text)
             version = values["format"]
@@ -144,21 +141,15 @@ class Manifest:
             raise VersionError(f"{said}, but this release reads {READ[0]} to {READ[-1]}; export it again")
         try:
             json.dumps(values, ensure_ascii=False).encode()  # no text of it holds half a character
-            values["graphs"] = {
-                str(k): GraphEntry(_file_name(v["file"]), tuple(map(str, v["inputs"])), tuple(map(str, v["outputs"])))
-                for k, v in values["graphs"].items()
-            }
-            values["files"] = {
-                _file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in values["files"].items()
-            }
-            values["conditions"] = {str(k): float(v) for k, v in values["conditions"].items()}
+            graphs, files, conditions = (values[name].items() for name in ("graphs", "files", "conditions"))
+            values["graphs"] = {str(k): GraphEntry.of(v) for k, v in graphs}
+            values["files"] = {_file_name(k): FileEntry(str(v["sha256"]), int(v["bytes"])) for k, v in files}
+            values["conditions"] = {str(k): float(v) for k, v in conditions}
             if values.get("schedule") is not None:
                 from ugicm.runtime.schedule import Schedule
 
                 values["schedule"] = Schedule.from_json(values["schedule"], int(values["latent_channels"]))
-            values["views"] = tuple(Join.of(join) for join in values.get("views", ()))
-            if any(entry.bytes < 0 for entry in values["files"].values()):
-                raise ValueError("a file has a negative size")
+            values["views"] = tuple(map(Join.of, values.get("views", ())))
             manifest = cls(**values)
             manifest._check()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -167,41 +158,36 @@ class Manifest:
 
     def _check(self) -> None:
         numbers = (self.stride, self.latent_stride, self.latent_channels, self.hyper_channels + 1, self.qualities)
-        if not all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers) or self.qualities > 255:
-            raise ValueError("a size is out of range")
-        if self.stride % self.latent_stride or (not self.hyper_channels and self.stride != self.latent_stride):
-            raise ValueError("stride and latent_stride do not fit each other")
-        if self.part not in PARTS:
-            raise ValueError(f"unknown part {self.part!r}")
-        if self.context not in (None, "checkerboard"):
-            raise ValueError(f"unknown context {self.context!r}")
-        if len(self.codec_id) != 16 or len(bytes.fromhex(self.codec_id)) != 8:
-            raise ValueError("codec_id is not 16 hexadecimal digits")
+        require(
+            all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers) and self.qualities <= 255,
+            "a size is out of range",
+        )
+        multiple = self.stride % self.latent_stride == 0 and (self.hyper_channels or self.stride == self.latent_stride)
+        require(multiple, "stride and latent_stride do not fit each other")
+        require(self.part in PARTS, f"unknown part {self.part!r}")
+        require(self.context in (None, "checkerboard"), f"unknown context {self.context!r}")
+        digits = len(self.codec_id) == 16 and len(bytes.fromhex(self.codec_id)) == 8
+        require(digits, "codec_id is not 16 hexadecimal digits")
         for text in (self.architecture, self.precision, self.context_digest):
-            if not isinstance(text, str) or not text.isprintable() or len(text) > 128:
-                raise ValueError(f"{text!r} is no name or digest")
-        if not isinstance(self.model, dict):
-            raise ValueError("model must be an object")
-        if not all(0 <= beta <= 1 for beta in self.conditions.values()):
-            raise ValueError("a condition lies outside 0 to 1")
-        if self.schedule is not None and not {"h_s", *self.schedule.graphs} <= set(self.graphs):
-            raise ValueError("a graph of its schedule is missing")
+            require(isinstance(text, str) and text.isprintable() and len(text) <= 128, f"{text!r} is no name or digest")
+        require(isinstance(self.model, dict), "model must be an object")
+        require(all(0 <= beta <= 1 for beta in self.conditions.values()), "a condition lies outside 0 to 1")
+        require(all(entry.bytes >= 0 for entry in self.files.values()), "a file has a negative size")
         if self.schedule is not None:
+            require({"h_s", *self.schedule.graphs} <= set(self.graphs), "a graph of its schedule is missing")
             self.schedule.check_graphs({name: (graph.inputs, graph.outputs) for name, graph in self.graphs.items()})
         for name in (*self.conditions, *self.graphs):  # they go into names of files
             _file_name(name)
-        if len({join.weight for join in self.views}) < len(self.views):
-            raise ValueError("two views of one weight")
+        require(len({join.weight for join in self.views}) == len(self.views), "two views of one weight")
         for name, graph in self.graphs.items():
-            if graph.file not in self.files or not graph.inputs or not graph.outputs:
-                raise ValueError(f"graph {name} has no file, no inputs or no outputs")
+            whole = graph.file in self.files and graph.inputs and graph.outputs
+            require(whole, f"graph {name} has no file, no inputs or no outputs")
 
 
 def _file_name(name: str) -> str:
-    if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name or name in (".", ".."):
-        raise ValueError(f"file name {name!r} leaves its folder")
-    if not name.isprintable() or len(name) > 128:
-        raise ValueError(f"file name {name!r} is none that export writes")
+    inside = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name and "\\" not in name
+    require(inside, f"file name {name!r} leaves its folder")
+    require(name.isprintable() and len(name) <= 128, f"file name {name!r} is none that export writes")
     return name
 
 
@@ -219,12 +205,7 @@ def read_plain(file: Path, most: int) -> bytes:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a bundle, without opening its other files.
-
-    Raises:
-        BundleError: there is none, or it is malformed.
-        VersionError: a format this release does not read.
-    """
+    """The manifest of a bundle, its other files unopened. Raises BundleError: none, or malformed; VersionError."""
     where = path / MANIFEST
     try:
         data = read_plain(where, 2**22)

@@ -1,7 +1,4 @@
-"""Symbols to bytes and back: table-driven range coding with an escape code.
-
-`docs/bitstream.md` specifies the substreams and the coder bit by bit.
-"""
+"""Symbols to bytes and back: table-driven range coding with an escape code; `docs/bitstream.md` specifies every bit."""
 
 from __future__ import annotations
 
@@ -23,9 +20,8 @@ _WORD = 4  # bytes of a range coder word
 def decode(streams: Sequence[bytes], rows: Rows, tables: Tables, name: str = "<bytes>") -> NDArray[np.int32]:
     """The int32 symbols that `encode` turned into `streams`, given the same `rows` and `tables`.
 
-    Memory and time are bounded by len(rows) and the streams' own sizes, whatever the streams hold. Raises
-    CorruptFileError, which calls the file `name`, for streams that break a rule of docs/bitstream.md, and
-    ValueError for rows of the wrong kind.
+    Memory and time are bounded by len(rows) and the streams' own sizes. Raises CorruptFileError, which calls the file
+    `name`, for streams that break a rule of docs/bitstream.md, and ValueError for rows of the wrong kind.
     """
     out = np.zeros(rows.size, np.int32)
     for i, (stream, part) in enumerate(zip(streams, parts(rows, tables, len(streams), name), strict=True)):
@@ -41,11 +37,8 @@ def damaged(name: str, number: int, count: int) -> str:
 def parts(rows: Rows, tables: Tables, substreams: int, name: str = "<bytes>") -> list[slice]:
     """The part of the scan order that each substream covers: consecutive, with equal shares of the coded symbols.
 
-    A substream without coded symbols has an empty part, or one of skipped symbols alone.
-
-    Raises:
-        CorruptFileError: no substreams; it calls the file `name`.
-        ValueError: rows of the wrong kind, or beyond the tables.
+    A substream without coded symbols has an empty part, or one of skipped symbols alone. Raises CorruptFileError, which
+    calls the file `name`: no substreams; ValueError: rows of the wrong kind, or beyond the tables.
     """
     if rows.dtype not in (np.uint8, np.uint16) or rows.ndim != 1:
         raise ValueError(f"rows must be a 1-D uint8 or uint16 array, not {rows.dtype} {rows.shape}")
@@ -56,15 +49,9 @@ def parts(rows: Rows, tables: Tables, substreams: int, name: str = "<bytes>") ->
         raise CorruptFileError(f"{name} is damaged: it has no substreams; copy or download it again")
     if substreams == 1:
         return [slice(0, rows.size)]
-    coded = tables.coded(rows)
-    total = rows.size if coded is None else int(np.count_nonzero(coded))
-    cuts = [i * total // substreams for i in range(substreams)]
-    if coded is not None and total < rows.size:
-        from ugicm.runtime.substreams import positions
+    from ugicm.runtime.substreams import shares
 
-        cuts = positions(coded, cuts, total)
-    cuts[0] = 0
-    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], rows.size], strict=True)]
+    return shares(tables.coded(rows), rows.size, substreams)
 
 
 def grouped_rows(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], list[int]]:
@@ -87,8 +74,7 @@ def grouped_rows(rows: Rows, tables: Tables) -> tuple[NDArray[np.intp], NDArray[
         order = positions[np.argsort(sparse, kind="stable")]
     else:
         order = np.argsort(rows, kind="stable")[rows.size - count :]
-    # Counting through the sorted rows spares the int64 copy of `rows` that np.bincount makes.
-    in_order = rows[order]
+    in_order = rows[order]  # counting through them spares the int64 copy of `rows` that np.bincount makes
     ends = np.searchsorted(in_order, np.arange(skipped, int(in_order[-1]) + 1, dtype=rows.dtype), side="right")
     counts = np.diff(ends, prepend=0)
     used = np.flatnonzero(counts)

@@ -22,10 +22,9 @@ from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.encoder.rounding import quantise
 from ugicm.runtime.errors import BundleError
 from ugicm.runtime.guard import CrowdedError, Rounding, halved
-from ugicm.runtime.qualities import gains_of
 from ugicm.runtime.schedule import POSITIONS, WAVEFRONT, Stage
 from ugicm.runtime.staged_coder import StagedDecoder, StagedEncoder
-from ugicm.runtime.symbols import checkerboard
+from ugicm.runtime.symbols import checkerboard, gains_of
 
 Asks = Generator[Any, Any, Any]
 Run = Callable[[str, dict[str, np.ndarray]], Any]

@@ -8,6 +8,16 @@ from numpy.typing import NDArray
 _BLOCK = 8192  # symbols that are counted at once
 
 
+def shares(coded: NDArray[np.bool_] | None, size: int, substreams: int) -> list[slice]:
+    """Consecutive parts of so many symbols, of which some are coded (None: all are): equal numbers of these in each."""
+    total = size if coded is None else int(np.count_nonzero(coded))
+    cuts = [i * total // substreams for i in range(substreams)]
+    if coded is not None and total < size:
+        cuts = positions(coded, cuts, total)
+    cuts[0] = 0
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], size], strict=True)]
+
+
 def positions(mask: NDArray[np.bool_], ordinals: list[int], total: int) -> list[int]:
     """Where the true elements of these ordinals stand, of `total`; the end for one past the last. Ascending."""
     if len(ordinals) * _BLOCK > mask.size:

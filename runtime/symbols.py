@@ -1,4 +1,4 @@
-"""Latents and symbols: sizes, table rows, rounding."""
+"""Latents and symbols: sizes, gains, table rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ SYMBOLS_A_SUBSTREAM = 131072
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """The size that an image is coded at: multiples of the stride."""
     return height + -height % stride, width + -width % stride
+
+
+def gains_of(gains: np.ndarray, byte: int) -> np.ndarray:
+    """(1, M, 1, 1) float32: a row of `gains`, (qualities, M, 1, 1), or between two; see `ugicm.runtime.between`."""
+    if byte <= len(gains):
+        return gains[byte - 1 : byte]
+    from ugicm.runtime.between import between
+
+    return between(gains, byte)
 
 
 def z_first(tables: Tables, channels: int, byte: int) -> int:

@@ -53,13 +53,10 @@ class Tables:
         require(lengths.size <= 1 << 16, f"{lengths.size} rows, at most 65536 are allowed")
         wide = lengths.astype(np.int64)
         require(bool(np.all((wide >= 0) & (wide <= MAX_ENTRIES))), f"row lengths must be 0 to {MAX_ENTRIES}")
-        require(
-            int(wide.sum()) == frequencies.size,
-            f"the rows need {wide.sum()} frequencies, not {frequencies.size}",
-        )
+        need = int(wide.sum())
+        require(need == frequencies.size, f"the rows need {need} frequencies, not {frequencies.size}")
         require(bool(np.all(frequencies >= 1)), "every frequency must be at least 1")
-        ends = np.concatenate([[0], np.cumsum(frequencies, dtype=np.int64)])
-        stops = np.cumsum(wide)
+        ends, stops = np.append(0, np.cumsum(frequencies, dtype=np.int64)), np.cumsum(wide)
         sums = ends[stops] - ends[stops - wide]
         require(bool(np.all((sums == TOTAL) | (wide == 0))), "the frequencies of a row must sum to 2**24")
         last = offsets.astype(np.int64) + np.maximum(wide - 2, 0)

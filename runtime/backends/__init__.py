@@ -1,7 +1,4 @@
-"""Inference backends: load a graph of a bundle, run it on named arrays, tell what you are.
-
-One folder entry a backend; each imports its library inside the function that needs it.
-"""
+"""Inference backends; each imports its library inside the function that needs it."""
 
 from __future__ import annotations
 
@@ -37,8 +34,7 @@ class Backend(Protocol):
     def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
         """Prepares a graph given as the bytes of an ONNX file, and the weights that the file says are given.
 
-        Raises:
-            BackendError: the backend cannot run it; the message names the graph.
+        Raises BackendError: the backend cannot run it; the message names the graph.
         """
         ...
 
@@ -55,9 +51,8 @@ def open_backend(
         precision: of the transforms on a GPU, "fp32", "fp16" or "int8". None is the bundle's own graphs with
             onnxruntime-cuda, fp16 with TensorRT.
 
-    Raises:
-        BackendError: no such backend or precision, or its library, driver or device is missing; the message says what,
-            and how to install it.
+    Raises BackendError: no such backend or precision, or its library, driver or device is missing; the message says
+    what, and how to install it.
     """
     if name not in NAMES:
         raise BackendError(f"unknown backend {name!r}; there is: {', '.join(NAMES)}")

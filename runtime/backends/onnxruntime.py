@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ugicm.runtime.backends import Graph
 from ugicm.runtime.errors import BackendError
 from ugicm.runtime.processes import cpus
 
@@ -44,8 +45,7 @@ def _adds_pairs_in_16_bits() -> bool:
 def session_options(level: str = "all", threads: int | None = None) -> Any:
     """Options for a session that is exact on every CPU; see `OnnxRuntime` for the arguments.
 
-    Raises:
-        BackendError: ONNX Runtime is not installed.
+    Raises BackendError: ONNX Runtime is not installed.
     """
     library = _library()
     options = library.SessionOptions()
@@ -85,7 +85,7 @@ class OnnxRuntime:
     def options(self) -> Any:
         return session_options(self.level, self.threads)
 
-    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> OnnxGraph:
+    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
         library = _library()
         if self.provider not in library.get_available_providers():
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
@@ -94,29 +94,21 @@ class OnnxRuntime:
         options.add_external_initializers(list(values), list(values.values()))
         try:
             session = library.InferenceSession(model, options, providers=[self.provider], enable_fallback=0)
-            graph = OnnxGraph(session, name)
+            outputs = [o.name for o in session.get_outputs()]
+            floats = {i.name for i in session.get_inputs() if i.type == "tensor(float)"}
         except Exception as error:  # the library's exceptions share no base class
             raise BackendError(f"{self.name} cannot load graph {name}: {_reason(error)}") from error
         if self.provider not in session.get_providers():
             raise BackendError(f"{self.provider} was asked for, but ONNX Runtime did not start it for {name}")
-        return graph
 
+        def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            given = {k: v.astype(np.float32, copy=False) if k in floats else v for k, v in inputs.items()}
+            try:
+                return list(session.run(outputs, given, RUN_OPTIONS.get()))
+            except Exception as error:
+                raise BackendError(f"ONNX Runtime failed in graph {name}: {_reason(error)}") from error
 
-class OnnxGraph:
-    """One graph in a session."""
-
-    def __init__(self, session: Any, name: str) -> None:
-        self._session = session
-        self._name = name
-        self._outputs = [o.name for o in session.get_outputs()]
-        self._floats = {i.name for i in session.get_inputs() if i.type == "tensor(float)"}
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        given = {k: v.astype(np.float32, copy=False) if k in self._floats else v for k, v in inputs.items()}
-        try:
-            return list(self._session.run(self._outputs, given, RUN_OPTIONS.get()))
-        except Exception as error:
-            raise BackendError(f"ONNX Runtime failed in graph {self._name}: {_reason(error)}") from error
+        return run
 
 
 def _reason(error: Exception) -> str:

@@ -71,8 +71,8 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "latent_channels": m.latent_channels,
         "hyper_channels": m.hyper_channels,
         "proof": [
-            {"layer": bound.name, "largest": bound.accumulator, "of": EXACT_LIMIT}
-            for bound in (bundle.exact.bounds() if bundle.exact else ())
+            {"layer": name, "largest": bound, "of": EXACT_LIMIT}
+            for name, bound in (bundle.exact.bounds() if bundle.exact else {}).items()
         ],
         "tables": {
             name: {"rows": tables.rows, "entries": int(tables.frequencies.size)}

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.backends import Graph
-from ugicm.runtime.conditions import condition_vectors
 from ugicm.runtime.effort.distortion import Distortion, context_graph, distortion_graph
 from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
@@ -30,8 +29,7 @@ from ugicm.runtime.flow import Flow, decoding
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.graphs.tiles import measured_reach, tiles
 from ugicm.runtime.measures.metrics import ms_ssim, psnr
-from ugicm.runtime.qualities import gains_of
-from ugicm.runtime.symbols import checkerboard, z_rows
+from ugicm.runtime.symbols import checkerboard, gains_of, z_rows
 
 SCHEDULES = {
     1: Schedule(5, 0.2, 0.6),
@@ -122,7 +120,7 @@ def encode(
     def measure(step: int, refined: bool = False) -> float:
         data = file(step, refined)
         if target.kind == PSNR:
-            vector = condition_vectors(bundle, None, networks.condition)
+            vector = networks.condition(None)
             (picture,) = answer(decoding(bundle, data, "the file", [vector], None))
             return psnr(image, np.asarray(picture))
         return len(data) * (8 / (height * width) if target.kind == BPP else 1)
@@ -169,7 +167,7 @@ class Search:
             )
         bundle.graph("g_s")  # a bundle of the encoder only refuses
         self.bundle, self.image, self.watch = bundle, image, watch
-        self.views: list[tuple[float, np.ndarray | None]] = [(1.0, condition_vectors(bundle, None, networks.condition))]
+        self.views: list[tuple[float, np.ndarray | None]] = [(1.0, networks.condition(None))]
         if tune == "machine":
             if "machine" not in bundle.condition_vectors:
                 raise UsageError(f"{bundle.path}: has no machine view to tune for; leave --tune out")

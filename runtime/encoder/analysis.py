@@ -10,8 +10,7 @@ import numpy as np
 
 from ugicm.runtime.encoder.rounding import channels, quantise, round_z
 from ugicm.runtime.graphs.run import Networks, each, joined
-from ugicm.runtime.qualities import gains_of
-from ugicm.runtime.symbols import checkerboard, padded_size
+from ugicm.runtime.symbols import checkerboard, gains_of, padded_size
 
 LARGEST_FLOAT = 2**24  # integers up to it are float32
 

@@ -60,10 +60,10 @@ class Area:
     def units(self, graph: str) -> float:
         """Square units that a piece may have."""
         grid = self.grids[graph]
-        kmac = self._kmac.get(grid.work)
+        kmac, smallest = self._kmac.get(grid.work), self.smallest
         if not (isinstance(kmac, int | float) and 0 < kmac < 1e9):
-            return min(self.work / (1000 * UNKNOWN_KMAC), self.largest) / grid.unit**2
-        return min(max(self.work / (1000 * kmac), self.smallest), self.largest) / grid.unit**2
+            kmac, smallest = UNKNOWN_KMAC, 0
+        return min(max(self.work / (1000 * kmac), smallest), self.largest) / grid.unit**2
 
     @property
     def pixels(self) -> float:

@@ -1,7 +1,7 @@
 """The networks of a bundle on a backend: one object that knows graphs, views, tiles and sessions.
 
-Methods that flows ask for take a list of files' arguments, of one size and quality, and give a list of results: where a
-backend gains by it, files go through a network together. Those of encoding are functions of `encoder.analysis`.
+Methods that flows ask for take a list of files' arguments, of one size and quality, and give a list of results: files
+may go through a network together. Those of encoding are functions of `encoder.analysis`.
 """
 
 from __future__ import annotations
@@ -22,33 +22,24 @@ from ugicm.runtime.backends import Backend, Graph
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.graphs.answers import Answers
 from ugicm.runtime.graphs.area import TILED, Area
-from ugicm.runtime.qualities import gains_of
-from ugicm.runtime.symbols import checkerboard
+from ugicm.runtime.symbols import checkerboard, gains_of
 
 if TYPE_CHECKING:
     from ugicm.runtime.graphs.tiles import Tiler
 
 VIEWS_KEPT = 4  # sessions of the conditioned graph, each for one condition
+Vectors = Sequence[np.ndarray | None]  # of each view
 STAGES = {"g_s_trunk": "g_s", "condition": "g_s", "h_s_mean": "context"}  # graphs whose time counts as another's
 
 
 @dataclass
 class Sessions:
-    """The graphs that one process has loaded.
+    """The graphs that one process has loaded, under a lock."""
 
-    Attributes:
-        graphs: name → graph.
-        views: condition → `g_s` with it folded in; the last used stand last.
-        exact: the admitted exact path.
-        admitted: whether the graphs of stages gave the golden scale indexes.
-        lock: taken while something is loaded.
-        process: whose they are.
-    """
-
-    graphs: dict[str, Graph] = field(default_factory=dict)
-    views: dict[bytes, Graph] = field(default_factory=dict)
-    exact: Exact | None = None
-    admitted: bool = False
+    graphs: dict[str, Graph] = field(default_factory=dict)  # by name
+    views: dict[bytes, Graph] = field(default_factory=dict)  # condition → `g_s` with it folded in; the last used last
+    exact: Exact | None = None  # the admitted exact path
+    admitted: bool = False  # whether the graphs of stages gave the golden scale indexes
     lock: threading.RLock = field(default_factory=threading.RLock)
     process: int = field(default_factory=os.getpid)
 
@@ -61,26 +52,20 @@ class Networks:
     Attributes:
         bundle, backend: as given.
         area: how large the pieces are that graphs run on.
-        answers: loads graphs whose answers are checked.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self.bundle = bundle
-        self.backend = backend
+        self.bundle, self.backend = bundle, backend
         on_device = hasattr(backend, "device")
         self._folds = bundle.folds and not on_device
         self.area = Area(bundle.manifest, *((math.inf, math.inf) if on_device else ()))
-        self.answers = Answers(bundle)
-        self._opened = Sessions()
-        self._local = threading.local()
+        self._answers, self._opened, self._local = Answers(bundle), Sessions(), threading.local()
 
     @property
     def timings(self) -> dict[str, float]:
         """Milliseconds by stage, added up, of the thread that asks; clear it before a call."""
         times: dict[str, float] = self._local.__dict__.setdefault("timings", {})
         return times
-
-    # ---- what flows ask for
 
     def scaled(self, files: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Any]]:
         """(rows, mean or None) of `y`, from `z` by the exact path."""
@@ -94,11 +79,7 @@ class Networks:
         return [y_hat[part] for part in each(files)]
 
     def synthesised(
-        self,
-        files: Sequence[tuple[Any, int, int]],
-        quality: int,
-        vectors: Sequence[np.ndarray | None],
-        device: str | None,
+        self, files: Sequence[tuple[Any, int, int]], quality: int, vectors: Vectors, device: str | None
     ) -> list[list[Any]]:
         """Images, one for each condition's vectors, from (y_hat, height, width), cropped to that size."""
         found: list[list[Any]] = [[] for _ in files]
@@ -109,21 +90,18 @@ class Networks:
                 found[i].append(np.asarray(cropped) if device is None else cropped.keep())
         return found
 
-    # ---- the steps
-
     def scales_and_means(self, z: np.ndarray) -> tuple[np.ndarray, Any]:
         """(uint8 or uint16 rows, float32 means or None), each (n, M, H/16, W/16), of int32 `z`."""
         sessions = self.sessions()
-        if sessions.exact is None:
-            with sessions.lock:
-                sessions.exact = sessions.exact or admitted_runner(self.bundle, self.backend, self.answers)
+        with sessions.lock:
+            run = sessions.exact = sessions.exact or admitted_runner(self.bundle, self.backend)
         started = time.perf_counter()
         if self.area.whole("h_s", *z.shape[2:]):
-            rows, mean = sessions.exact(z)
+            rows, mean = run(z)
         else:
             from ugicm.runtime.graphs.tiles import exact_reach
 
-            rows, mean = self.tiler.exact(z, sessions.exact, exact_reach(self.bundle.exact))
+            rows, mean = self.tiler.exact(z, run, exact_reach(self.bundle.exact))
         self.count("exact", started)
         if mean is None and "h_s_mean" in self.bundle.manifest.graphs:
             mean = self.run("h_s_mean", z=z.astype(np.float32))
@@ -137,15 +115,14 @@ class Networks:
             return symbols.astype(np.float32) + mean
         return self.run("context", symbols=symbols, mean=mean, anchor=checkerboard(*symbols.shape[2:]))
 
-    def pictures(self, y_hat: Any, quality: int, vectors: Sequence[np.ndarray | None]) -> Any:
+    def pictures(self, y_hat: Any, quality: int, vectors: Vectors) -> Any:
         """Yields (n, H, W, 3) uint8, padded, for each condition's vectors; what none touches runs once."""
         inputs = {"y_hat": y_hat, "inverse_gain": gains_of(self.bundle.inverse_gain, quality)}
         trunk = "g_s_trunk" in self.bundle.manifest.graphs
         conditions = [{} if vector is None else {"condition": vector} for vector in vectors]
         if not self.area.whole("g_s", *y_hat.shape[2:]):
-            yield from (
-                picture[None] for picture in self.tiler.synthesise(**inputs, conditions=conditions, trunk=trunk)
-            )
+            pictures = self.tiler.synthesise(**inputs, conditions=conditions, trunk=trunk)
+            yield from (picture[None] for picture in pictures)
             return
         shared = {"features": self.run("g_s_trunk", **inputs)} if trunk else inputs
         for condition in conditions:
@@ -153,9 +130,19 @@ class Networks:
                 condition = {name: np.repeat(vector, y_hat.shape[0], 0) for name, vector in condition.items()}
             yield self.run("g_s", **shared, **condition)
 
-    def condition(self, beta: float) -> np.ndarray:
-        """(1, D) float32 vectors of a beta that has no name."""
-        return np.asarray(self.run("condition", beta=np.asarray([beta], np.float32)))
+    def condition(self, asked: str | float | None) -> np.ndarray | None:
+        """(1, D) float32 vectors of a name, a beta in [0, 1] or None, the first name; None for a codec with one view.
+
+        Raises ConditionError: unknown, out of range, or asked of a codec with one view.
+        """
+        known = self.bundle.condition_vectors
+        if asked is None:
+            return next(iter(known.values()), None)
+        if isinstance(asked, str) and asked in known:
+            return known[asked]
+        from ugicm.runtime.betas import vectors_of_beta
+
+        return vectors_of_beta(self, asked)
 
     @cached_property
     def tiler(self) -> Tiler:
@@ -163,8 +150,6 @@ class Networks:
         from ugicm.runtime.graphs.tiles import Tiler
 
         return Tiler(self.area, self.whole)
-
-    # ---- graphs
 
     def run(self, graph: str, **inputs: Any) -> Any:
         """The first output of a graph, in tiles where the image is large and the graph allows it."""
@@ -193,11 +178,11 @@ class Networks:
                 if view is None:
                     while len(sessions.views) >= VIEWS_KEPT:
                         sessions.views.pop(next(iter(sessions.views)))
-                    view = self.answers.load(self.backend, name, self.bundle.view(condition))
+                    view = self._answers.load(self.backend, name, self.bundle.view(condition))
                 sessions.views[key] = view
                 return view
             if name not in sessions.graphs:
-                sessions.graphs[name] = self.answers.load(self.backend, name)
+                sessions.graphs[name] = self._answers.load(self.backend, name)
             return sessions.graphs[name]
 
     def sessions(self) -> Sessions:

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ugicm.runtime import range_coder
 from ugicm.runtime.bundle import Bundle
-from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.encoder.request import Write
 from ugicm.runtime.flow import Read
 from ugicm.runtime.processes.pool import Pool
@@ -30,9 +28,7 @@ class Coders:
     def answer(self, request: Read | Write) -> Any:
         """Symbols of the shape of the rows, or the substreams. Raises what `range_coder` raises; BackendError."""
         if not len(self._pool):
-            if isinstance(request, Read):
-                return read(self._tables[request.table], request.streams, request.rows, request.name)
-            return write(self._tables[request.table], request.symbols, request.rows, request.count)
+            return request.coded(self._tables[request.table])
         with self._pool.lend() as worker:
             memory = worker.memory
             memory.reserve(request.rows.nbytes + 4 * request.rows.size, 2)
@@ -48,16 +44,6 @@ class Coders:
         self._pool.close()
 
 
-def read(tables: Tables, streams: Any, rows: np.ndarray, name: str) -> np.ndarray:
-    """Symbols of the shape of the rows."""
-    return range_coder.decode(streams, rows.ravel(), tables, name).reshape(rows.shape)
-
-
-def write(tables: Tables, symbols: np.ndarray, rows: np.ndarray, count: int) -> list[bytes]:
-    """Substreams."""
-    return range_encoder.encode(symbols.ravel(), rows.ravel(), tables, count)
-
-
 # ---- what runs in workers
 
 
@@ -67,9 +53,9 @@ def _open(arrays: dict[str, Arrays]) -> dict[str, Tables]:
 
 def _read(tables: dict[str, Tables], table: str, streams: Any, rows: Placed, room: Shared | None, name: str) -> Placed:
     memory = shared_memory()
-    return memory.put(room, read(tables[table], streams, memory.get(rows), name))
+    return memory.put(room, Read(table, streams, memory.get(rows), name).coded(tables[table]))
 
 
 def _write(tables: dict[str, Tables], table: str, symbols: Placed, rows: Placed, count: int) -> list[bytes]:
     memory = shared_memory()
-    return write(tables[table], memory.get(symbols), memory.get(rows), count)
+    return Write(table, memory.get(symbols), memory.get(rows), count).coded(tables[table])

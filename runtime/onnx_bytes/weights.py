@@ -18,8 +18,7 @@ _HALF = ".half"  # what export calls a weight that it stores in half precision, 
 def graph_weights(model: bytes, where: Path | str) -> dict[str, np.ndarray]:
     """float32 and int64 constants; those stored in half precision come as float32, by the name of their Cast.
 
-    Raises:
-        BundleError: a constant whose bytes are not those of its shape.
+    Raises BundleError: a constant whose bytes are not those of its shape.
     """
     found: dict[str, np.ndarray] = {}
     graphs = (content(value) for number, value in fields(memoryview(model)) if number == wire.MODEL_GRAPH)

@@ -19,8 +19,7 @@ Value = int | memoryview
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """(field number, its value) of a message, in order; 4- and 8-byte numbers come as bytes.
 
-    Raises:
-        ValueError: not such a message.
+    Raises ValueError: not such a message.
     """
     at = 0
     while at < len(message):

@@ -30,10 +30,7 @@ def threads(asked: int | None) -> int | None:
     """CPU threads of an operator for ONNX Runtime, where None leaves the number to the library.
 
     The library takes one thread for each core of the machine and binds them to these, whatever this process may use:
-    where that is less, it is told. Its own variable ORT_INTRA_OP_NUM_THREADS stays in force.
-
-    Raises:
-        UsageError: a number that makes no sense.
+    where that is less, it is told. Its own variable ORT_INTRA_OP_NUM_THREADS stays in force. Raises UsageError.
     """
     if asked is not None:
         if isinstance(asked, bool) or not 1 <= asked <= most_threads():
