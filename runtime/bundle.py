@@ -111,12 +111,10 @@ class Bundle:
         found = codec_id(self.y_tables, self.z_tables, exact, manifest.context_digest, geometry, manifest.schedule)
         said = f"the manifest says codec id {manifest.codec_id}, its contents make {found}"
         try:
-            for what, fits in (
-                ("tables of z", self.z_tables.rows in (coded, coded * manifest.qualities)),
-                ("tables of y", bool(coded) or self.y_tables.rows == latents),
-                ("numbers in exact.npz", (exact is None) == (not coded or manifest.schedule is not None)),
-            ):
-                require(fits, f"the {what} do not fit the manifest")
+            of_z, integers = (coded, coded * manifest.qualities), coded and manifest.schedule is None
+            require(self.z_tables.rows in of_z, "the tables of z do not fit the manifest")
+            require(coded or self.y_tables.rows == latents, "the tables of y do not fit the manifest")
+            require(bool(exact) == bool(integers), "the numbers in exact.npz do not fit the manifest")
             check_entropy_path(manifest, exact, self.y_tables.rows, self.golden)
             require(found == manifest.codec_id, said)
         except ValueError as error:
@@ -202,9 +200,8 @@ class Bundle:
         manifest = read_manifest(path)
         if sum(entry.bytes for entry in manifest.files.values()) > LARGEST_BUNDLE:
             raise BundleError(f"{path}: larger than {LARGEST_BUNDLE} bytes; not a bundle of this toolkit")
-        return cls(
-            path.absolute(), manifest, {name: _read(path / name, entry) for name, entry in manifest.files.items()}
-        )
+        contents = {name: _read(path / name, entry) for name, entry in manifest.files.items()}
+        return cls(path.absolute(), manifest, contents)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Bundle.open, (self.path,)
