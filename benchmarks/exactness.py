@@ -119,7 +119,7 @@ def real_z(codec: Codec, folder: Path) -> list[np.ndarray]:
     for path in sorted(folder.glob("*.png")):
         image = read_image(path)
         for quality in range(1, codec.qualities + 1):
-            ((_, z),) = analysis.analysed(codec.networks, [image], quality)
+            _, z = analysis.analysed(codec.networks, image, quality)
             out.append(z)
     return out
 

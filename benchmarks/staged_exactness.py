@@ -194,9 +194,8 @@ class Small:
             picture = self.pictures[int(rng.integers(len(self.pictures)))]
             top, left = (int(rng.integers(0, max(n - s, 0) + 1)) for n, s in zip(picture.shape, SIZE, strict=False))
             piece = picture[top : top + SIZE[0], left : left + SIZE[1]]
-            ((y, z),) = analysis.analysed(
-                self.codec.networks, [np.roll(piece, rng.integers(0, 512, 2), (0, 1))], m.qualities
-            )
+            moved = np.roll(piece, rng.integers(0, 512, 2), (0, 1))
+            y, z = analysis.analysed(self.codec.networks, moved, m.qualities)
             return np.asarray(y), z
         limit, first = self.source.z_probabilities.shape[1] // 2, z_first(self.source, m.qualities)
         size = (SIZE[0] // m.stride, SIZE[1] // m.stride)

@@ -118,7 +118,7 @@ def _one(model: Any, codec: Codec, image: np.ndarray) -> dict[str, float]:
     found = codec.decode(data)
     expected = torch.round(model(x)["x_hat"].clamp(0, 1) * 255)[0].permute(1, 2, 0).numpy().astype(np.uint8)
     expected = expected[: image.shape[0], : image.shape[1]]
-    ((y, z),) = analysis.analysed(codec.networks, [image], 1)
+    y, z = analysis.analysed(codec.networks, image, 1)
     rows, mean = codec.networks.scales_and_means(z)
     symbols = analysis.symbols_of(codec.networks, y, rows, mean)
     medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)

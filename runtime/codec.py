@@ -178,7 +178,7 @@ class Codec:
                     return request.coded(self.bundle.z_tables)
                 return request.coded(self.bundle.y_tables, self.entropy_coder)
             before = time.perf_counter()
-            result = request.work(self.networks, [request.argument], *request.options)[0]
+            result = request.alone(self.networks)
             running += time.perf_counter() - before
             return result
 

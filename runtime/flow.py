@@ -28,25 +28,29 @@ if TYPE_CHECKING:
     from ugicm.runtime.encoder.request import Write
     from ugicm.runtime.processes.parallel_coder import ParallelCoder
 Answer = TypeVar("Answer")
-Work = Callable[..., Sequence[Any]]
+Work = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Asks the networks: `work(networks, [argument], *options)[0]`, alone or with arguments of the same kind.
+    """Asks for `work(networks, *arguments, *options)`; files that ask for one kind may run together (`many.joined`).
 
     Attributes:
-        work: takes `graphs.run.Networks`, a list of arguments and the options; gives a list of results.
-        argument: of this file.
-        options, kind: equal for arguments that may run together; other files', too.
+        work: a method of `graphs.run.Networks`, or a function of them.
+        arguments: of this file.
+        options, kind: the same for all files of a kind.
         size: (height, width) in pixels of the padded image, which bounds how many may run together.
     """
 
     work: Work
-    argument: Any
+    arguments: tuple[Any, ...]
     options: tuple[Any, ...]
     kind: object
     size: tuple[int, int]
+
+    def alone(self, networks: Networks) -> Any:
+        """The answer."""
+        return self.work(networks, *self.arguments, *self.options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,27 +109,26 @@ def decoding(
         latents = yield from staged.decode(bundle, z, stream, name, stages.asking(run))
         symbols, y_hat = latents.symbols, latents.y_hat
     else:
-        rows, mean = yield run(Networks.scaled, z)
+        rows, mean = yield run(Networks.scales_and_means, z)
         symbols = yield Read("y", stream.y, rows, name)
     if bitstream.symbol_checksum(z, symbols) != stream.symbol_checksum:
         raise DesynchronisedError(
             f"{name}: intact, but its symbols are not those that were encoded; check this machine with ugicm verify"
         )
     if stream.guard is None:
-        y_hat = yield run(Networks.reconstructed, (symbols, mean))
+        y_hat = yield run(Networks.latents, symbols, mean)
         del rows, mean
     del symbols  # large
-    images: list[np.ndarray] = yield run(
-        Networks.synthesised, (y_hat, stream.height, stream.width), stream.quality, vectors, device
-    )
+    options = (stream.quality, vectors, device)
+    images: list[np.ndarray] = yield run(Networks.images, y_hat, (stream.height, stream.width), options=options)
     return images
 
 
 def asking(size: tuple[int, int], quality: int) -> Callable[..., Run]:
-    """Makes a file's requests to the networks, of one size and quality: of the work, its argument and its options."""
+    """Makes a file's requests to the networks, of one size and quality: of the work, its arguments and its options."""
 
-    def run(work: Work, argument: Any, *options: Any, kind: object = None) -> Run:
-        return Run(work, argument, options, (work, size, quality, kind), size)
+    def run(work: Work, *arguments: Any, options: tuple[Any, ...] = (), kind: object = None) -> Run:
+        return Run(work, arguments, options, (work, size, quality, kind), size)
 
     return run
 

@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 
 from ugicm.runtime.encoder.rounding import channels, quantise, round_z
-from ugicm.runtime.graphs.run import Networks, each, joined
+from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.symbols import checkerboard, gains_of, padded_size
 
 LARGEST_FLOAT = 2**24  # integers up to it are float32
 
 
-def analysed(networks: Networks, images: Sequence[np.ndarray], quality: int) -> list[tuple[Any, np.ndarray]]:
-    """(y, int32 `z`) of (H, W, 3) uint8 images that are of one size once padded."""
+def analysed(networks: Networks, image: np.ndarray, quality: int) -> tuple[Any, np.ndarray]:
+    """(y, int32 `z`) of an (H, W, 3) uint8 image."""
+    return analysed_together(networks, [image], quality)
+
+
+def analysed_together(networks: Networks, images: Sequence[np.ndarray], quality: int) -> tuple[Any, np.ndarray]:
+    """(y, int32 `z`), (n, …) each, of n images that are of one size once padded."""
     bundle = networks.bundle
     gain = gains_of(bundle.gain, quality)
     y = networks.run("g_a", image=padded(images, bundle.manifest.stride), gain=gain)
-    z = hyper_latents(networks, y, gain)
-    return [(y[part], z[part]) for part in each(images)]
-
-
-def quantised(networks: Networks, files: Sequence[tuple[Any, np.ndarray, Any]]) -> list[np.ndarray]:
-    """int32 symbols from (y, rows, mean or None)."""
-    y, rows, means = zip(*files, strict=True)
-    symbols = symbols_of(networks, joined(y), joined(rows), joined(means))
-    return [symbols[part] for part in each(files)]
+    return y, hyper_latents(networks, y, gain)
 
 
 def padded(images: Sequence[np.ndarray], stride: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:
     """
     height, width = check_image(image)
     size = padded_size(height, width, bundle.manifest.stride)
-    y, z = yield asking(size, quality)(analysis.analysed, image, quality)
+    y, z = yield asking(size, quality)(analysis.analysed, image, options=(quality,))
     return (yield from writing(bundle, y, z, quality, height, width))
 
 
@@ -45,8 +45,8 @@ def writing(bundle: Bundle, y: Any, z: np.ndarray, quality: int, height: int, wi
         symbols, y_stream, guard = yield from staged.encode(bundle, np.asarray(y), z, quality, stages.asking(run))
         y_streams = [y_stream]
     else:
-        rows, mean = yield run(Networks.scaled, z)
-        symbols = yield run(analysis.quantised, (y, rows, mean))
+        rows, mean = yield run(Networks.scales_and_means, z)
+        symbols = yield run(analysis.symbols_of, y, rows, mean)
         del y, mean  # large
         y_streams = yield Write("y", symbols, rows, max(1, math.ceil(symbols.size / SYMBOLS_A_SUBSTREAM)))
     first = z_first(bundle.z_tables, bundle.manifest.hyper_channels, quality)

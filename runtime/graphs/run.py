@@ -1,7 +1,6 @@
 """The networks of a bundle on a backend: one object that knows graphs, views, tiles and sessions.
 
-Methods that flows ask for take a list of files' arguments, of one size and quality, and give a list of results: files
-may go through a network together. Those of encoding are functions of `encoder.analysis`.
+What flows ask for are methods, those of encoding functions of `encoder.analysis`. Arrays may be several files', (n, …).
 """
 
 from __future__ import annotations
@@ -67,29 +66,6 @@ class Networks:
         times: dict[str, float] = self._local.__dict__.setdefault("timings", {})
         return times
 
-    def scaled(self, files: Sequence[np.ndarray]) -> list[tuple[np.ndarray, Any]]:
-        """(rows, mean or None) of `y`, from `z` by the exact path."""
-        rows, mean = self.scales_and_means(joined(files))
-        return [(rows[part], None if mean is None else mean[part]) for part in each(files)]
-
-    def reconstructed(self, files: Sequence[tuple[np.ndarray, Any]]) -> list[Any]:
-        """`y_hat` from (symbols, mean or None)."""
-        symbols, means = zip(*files, strict=True)
-        y_hat = self.latents(joined(symbols), joined(means))
-        return [y_hat[part] for part in each(files)]
-
-    def synthesised(
-        self, files: Sequence[tuple[Any, int, int]], quality: int, vectors: Vectors, device: str | None
-    ) -> list[list[Any]]:
-        """Images, one for each condition's vectors, from (y_hat, height, width), cropped to that size."""
-        found: list[list[Any]] = [[] for _ in files]
-        for pictures in self.pictures(joined([y_hat for y_hat, _, _ in files]), quality, vectors):
-            for i, (_, height, width) in enumerate(files):
-                cropped = pictures[i, :height, :width]
-                # A GPU's graph overwrites its output in its next run.
-                found[i].append(np.asarray(cropped) if device is None else cropped.keep())
-        return found
-
     def scales_and_means(self, z: np.ndarray) -> tuple[np.ndarray, Any]:
         """(uint8 or uint16 rows, float32 means or None), each (n, M, H/16, W/16), of int32 `z`."""
         sessions = self.sessions()
@@ -114,6 +90,14 @@ class Networks:
         if not self.bundle.manifest.context:
             return symbols.astype(np.float32) + mean
         return self.run("context", symbols=symbols, mean=mean, anchor=checkerboard(*symbols.shape[2:]))
+
+    def images(
+        self, y_hat: Any, size: tuple[int, int], quality: int, vectors: Vectors, device: str | None
+    ) -> list[Any]:
+        """(H, W, 3) uint8 images of a size, one for each condition's vectors, of one file's `y_hat`."""
+        height, width = size
+        cropped = (pictures[0, :height, :width] for pictures in self.pictures(y_hat, quality, vectors))
+        return [kept(picture, device) for picture in cropped]
 
     def pictures(self, y_hat: Any, quality: int, vectors: Vectors) -> Any:
         """Yields (n, H, W, 3) uint8, padded, for each condition's vectors; what none touches runs once."""
@@ -197,14 +181,6 @@ class Networks:
         times[stage] = times.get(stage, 0.0) + (time.perf_counter() - started) * 1e3
 
 
-def each(files: Sequence[Any]) -> list[slice]:
-    """The part of each file in arrays that were joined."""
-    return [slice(i, i + 1) for i in range(len(files))]
-
-
-def joined(arrays: Sequence[Any]) -> Any:
-    """(n, …) of n arrays (1, …), or None of None."""
-    first = arrays[0]
-    if len(arrays) == 1 or first is None:
-        return first
-    return np.concatenate(arrays) if isinstance(first, np.ndarray) else type(first).concatenated(arrays)
+def kept(picture: Any, device: str | None) -> Any:
+    """Numpy's, or on a device one that outlives the next run of its graph, which overwrites its output."""
+    return np.asarray(picture) if device is None else picture.keep()

@@ -34,6 +34,7 @@ from ugicm.runtime.files.picture import Picture
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many.coders import Coders
 from ugicm.runtime.many.sources import Source, file_bytes, picture_of
+from ugicm.runtime.many.joined import together
 from ugicm.runtime.processes.threads import can_start
 from ugicm.runtime.processes.workers import processors
 
@@ -186,9 +187,8 @@ class _Waiting:
 
 def infer(codec: Codec, runs: Sequence[flow.Run]) -> list[tuple[Any, Exception | None]]:
     """The result or the error of each. Those that fail together are tried one by one: only the file at fault fails."""
-    arguments = [run.argument for run in runs]
     try:
-        return [(_kept(result), None) for result in runs[0].work(codec.networks, arguments, *runs[0].options)]
+        return [(_kept(result), None) for result in together(codec.networks, runs)]
     except Exception as error:
         if len(runs) == 1:
             return [(None, error)]
@@ -365,7 +365,7 @@ def _alone(
 
     def answer(request: flow.Request) -> Any:
         if isinstance(request, flow.Run):
-            return request.work(codec.networks, [request.argument], *request.options)[0]
+            return request.alone(codec.networks)
         return coders.answer(request)
 
     for number, source in enumerate(sources):

@@ -58,7 +58,7 @@ def _reading(bundle: Bundle, data: bytes, name: str) -> flow.Flow[Held]:
     if stream.guard is not None:
         y, rows, guards = yield from _staged(bundle, z, stream, name, run)
         return Held(z, rows_of_z, y, rows, guards)
-    rows, _ = yield run(Networks.scaled, z)
+    rows, _ = yield run(Networks.scales_and_means, z)
     y = yield flow.Read("y", stream.y, rows, name)
     return Held(z, rows_of_z, y, rows, 0.0)
 

@@ -61,7 +61,7 @@ class Exported:
 
     def parts(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
         """(symbols, table rows, means) of `y` and symbols of `z`, as the runtime has them."""
-        ((y, z),) = analysis.analysed(self.codec.networks, [image], 1)
+        y, z = analysis.analysed(self.codec.networks, image, 1)
         rows, mean = self.codec.networks.scales_and_means(z)
         symbols = analysis.symbols_of(self.codec.networks, y, rows, mean)
         return symbols, rows, np.zeros_like(y) if mean is None else mean, z
@@ -240,7 +240,7 @@ def test_a_hyper_synthesis_without_a_proof_is_guarded(
     assert codec.bundle.exact is None and schedule is not None and [s.graph for s in schedule.stages] == ["scales"]
     image = photograph(70, 100)
     data = codec.encode(image)
-    ((y, z),) = analysis.analysed(codec.networks, [image], 1)
+    y, z = analysis.analysed(codec.networks, image, 1)
     model = lively(architecture, *WIDTHS[0]).double()
     with torch.no_grad():
         hyper = model.h_s(torch.from_numpy(z).double() + model.entropy_bottleneck._get_medians())

@@ -50,7 +50,7 @@ def test_any_size_comes_back(codec: Codec, size: tuple[int, int]) -> None:
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 8), st.integers(0, 99))
 def test_decoded_symbols_are_the_encoded_ones(codec: Codec, height: int, width: int, quality: int, seed: int) -> None:
     image = noise(height, width, seed)
-    ((y, z),) = analysis.analysed(codec.networks, [image], quality)
+    y, z = analysis.analysed(codec.networks, image, quality)
     symbols = analysis.symbols_of(codec.networks, y, *codec.networks.scales_and_means(z))
     found_z, found_y = decoded_symbols(codec, codec.encode(image, quality))
     assert np.array_equal(found_z, z)

@@ -36,7 +36,10 @@ from ugicm.runtime.errors import (
 from ugicm.runtime.files import sections
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.files.keeping import Keeping
+from ugicm.runtime.flow import asking
+from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many import pipeline
+from ugicm.runtime.many.joined import together
 from ugicm.runtime.processes.worker import DiedError
 
 SIZES = ((64, 64), (100, 150), (1, 1), (128, 192), (70, 33))
@@ -191,7 +194,8 @@ def test_scale_indexes_and_means_do_not_depend_on_the_batch(codec: Codec, kind: 
     rng = np.random.default_rng(7)
     shape = (1, codec.bundle.manifest.hyper_channels, 3, 5)
     files = [np.rint(rng.normal(0, 4, shape)).astype(np.int32) for _ in range(4)]
-    for z, (rows, mean) in zip(files, other.networks.scaled(files), strict=True):
+    runs = [asking((192, 320), 4)(Networks.scales_and_means, z) for z in files]
+    for z, (rows, mean) in zip(files, together(other.networks, runs), strict=True):
         expected_rows, expected_mean = codec.networks.scales_and_means(z)
         assert np.array_equal(rows, expected_rows)
         assert np.array_equal(np.asarray(mean), np.asarray(expected_mean))
