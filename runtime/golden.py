@@ -24,10 +24,9 @@ def check_entropy_path(m: Manifest, exact: ExactNetwork | None, rows: int, golde
         finer = math.prod(layer.upsample for layer in exact.layers)
         fits = (exact.z_channels, exact.scale_channels, finer) == (m.hyper_channels, m.latent_channels, ratio)
         require(fits, "the exact network does not fit the manifest")
-        highest = exact.scale_table
-        if highest is None:
-            highest = exact.layers[-1].output_range()[1][: exact.scale_channels]
-        require(highest.max(initial=0) < rows, "the exact network gives rows that no table has")
+        highest, table = exact.layers[-1].output_range()[1][: exact.scale_channels], exact.scale_table
+        top = (highest if table is None else table).max(initial=0)
+        require(top < rows, "the exact network gives rows that no table has")
     count = sum(name.startswith("z") for name in golden)
     fits = count <= MOST and bool(count) == (exact is not None or m.schedule is not None)
     require(fits, f"there are {count} golden vectors; a codec with h_s has 1 to {MOST}")
@@ -37,7 +36,7 @@ def check_entropy_path(m: Manifest, exact: ExactNetwork | None, rows: int, golde
         fits = fits and 0 < z[0, 0].size <= LARGEST and max(int(z.max()), -int(z.min())) <= limit
         require(fits, f"golden vector z{i} is missing or none of this codec")
         quality = golden.get(f"quality{i}", np.ones((), int))
-        fits = not quality.shape and quality.dtype.kind in "iu" and 1 <= quality <= m.qualities
+        fits = not quality.shape and quality.dtype.kind in "iu" and bool(1 <= quality <= m.qualities)
         require(fits, f"golden vector {i} is of no quality of this codec")
         shape = (1, m.latent_channels, *(ratio * length for length in z.shape[2:]))
         for name in names:

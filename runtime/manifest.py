@@ -66,7 +66,7 @@ class Join:
         names = {k: str(values[k]) for k in ("weight", "bias", "down", "up")}
         names |= {k: values[k] and str(values[k]) for k in ("order", "units")}
         gate, shift = _span(*values["gate"]), None if values["shift"] is None else _span(*values["shift"])
-        return cls(gate=gate, shift=shift, **names)  # type: ignore[arg-type]
+        return cls(gate=gate, shift=shift, **names)
 
 
 def _span(start: Any, stop: Any) -> tuple[int, int]:
