@@ -33,8 +33,8 @@ from ugicm.runtime.files.keeping import EVERYTHING, Keeping
 from ugicm.runtime.files.picture import Picture
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many.coders import Coders
-from ugicm.runtime.many.sources import Source, file_bytes, picture_of
 from ugicm.runtime.many.joined import together
+from ugicm.runtime.many.sources import Source, file_bytes, picture_of
 from ugicm.runtime.processes.threads import can_start
 from ugicm.runtime.processes.workers import processors
 

@@ -37,7 +37,6 @@ from ugicm.runtime.files import sections
 from ugicm.runtime.files.images import read_image, write_image
 from ugicm.runtime.files.keeping import Keeping
 from ugicm.runtime.flow import asking
-from ugicm.runtime.flow import asking
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.many import pipeline
 from ugicm.runtime.many.joined import together
