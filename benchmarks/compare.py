@@ -36,11 +36,11 @@ from ugicm.export.to_onnx import export_bundle
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import range_coder
 from ugicm.runtime.encoder import range_encoder
+from ugicm.runtime.encoder.flow import SYMBOLS_A_SUBSTREAM
 from ugicm.runtime.encoder.quality import DEFAULT_QUALITY
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.measures.latents import sparse_symbols
 from ugicm.runtime.measures.pictures import generated_image
-from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
 
 Work = Callable[[], Any]
 

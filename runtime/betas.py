@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import ConditionError
 
-if TYPE_CHECKING:
-    from ugicm.runtime.graphs.run import Networks
 
-
-def vectors_of_beta(networks: Networks, condition: str | float) -> np.ndarray:
+def vectors_of_beta(bundle: Bundle, condition: str | float, run: Callable[..., Any]) -> np.ndarray:
     """(1, D) float32 vectors of a beta, those of a name where it has one; see `Networks.condition`.
 
     Raises:
         ConditionError: no number from 0 to 1, or asked of a codec with one view.
     """
-    bundle = networks.bundle
     if not bundle.manifest.conditions:
         raise ConditionError(
             f"this codec ({bundle.manifest.architecture}) was trained for one view; leave --condition out"
@@ -34,4 +32,4 @@ def vectors_of_beta(networks: Networks, condition: str | float) -> np.ndarray:
     if not 0 <= beta <= 1:
         names = ", ".join(bundle.manifest.conditions)
         raise ConditionError(f"unknown condition {condition!r}; give {names} or a number from 0 to 1")
-    return np.asarray(networks.run("condition", beta=np.asarray([beta], np.float32)))
+    return np.asarray(run("condition", beta=np.asarray([beta], np.float32)))

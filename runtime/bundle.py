@@ -89,13 +89,12 @@ class Bundle:
 
     def __init__(self, path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
         self.path, self.manifest, self._contents = path, manifest, contents
-        self._given: dict[str, tuple[int, ...]] = {}
         self._weights: dict[str, np.ndarray] | None = None
-        for name, entry in manifest.graphs.items():
-            given = check_graph(self.file(entry.file), path / entry.file)
-            if given and name != "g_s.view":
-                raise BundleError(f"{path / entry.file}: its weights lie outside of the file; export the bundle again")
-            self._given.update(given)
+        files = {name: entry.file for name, entry in manifest.graphs.items()}
+        given = {name: check_graph(self.file(file), path / file) for name, file in files.items()}
+        self._given = given.pop("g_s.view", {})
+        if outside := next(filter(given.get, given), None):
+            raise BundleError(f"{path / files[outside]}: its weights lie outside of the file; export the bundle again")
         arrays = self.arrays("tables.npz")
         self.y_tables, self.z_tables = (self._tables(arrays, name) for name in ("y", "z"))
         coded, latents = manifest.hyper_channels, manifest.latent_channels
@@ -148,10 +147,7 @@ class Bundle:
         return read_arrays(self.file(name), self.path / name)
 
     def graph(self, name: str) -> tuple[GraphEntry, bytes]:
-        """A graph's entry and the bytes of its ONNX file.
-
-        Raises PartError: the bundle holds only the half without this graph.
-        """
+        """A graph's entry and ONNX file. Raises PartError: the bundle holds only the half without this graph."""
         if name not in self.manifest.graphs:
             raise PartError(
                 f"{self.path}: holds the {self.manifest.part} part only, which has no {name}; "
@@ -191,11 +187,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Reads and verifies every file.
-
-        Raises BundleError: no bundle there, a missing or changed file, or contents that contradict the manifest;
-        VersionError: a bundle of another format version.
-        """
+        """Reads and verifies every file. Raises BundleError: missing, changed or contradictory; VersionError."""
         path = Path(path)
         manifest = read_manifest(path)
         if sum(entry.bytes for entry in manifest.files.values()) > LARGEST_BUNDLE:

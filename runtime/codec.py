@@ -32,10 +32,8 @@ class Codec:
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, entropy_coder: ParallelCoder | None = None) -> None:
-        self.bundle = bundle
-        self.backend = backend
+        self.bundle, self.backend, self.entropy_coder = bundle, backend, entropy_coder
         self.networks = Networks(bundle, backend)
-        self.entropy_coder = entropy_coder
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.bundle, self.backend)
@@ -58,8 +56,7 @@ class Codec:
                 started than there are other CPUs. A script that asks for them opens codecs below
                 `if __name__ == "__main__":`. They end with `close` or with this process.
 
-        Raises:
-            BundleError, VersionError, BackendError, UsageError: see those types.
+        Raises BundleError, VersionError, BackendError, UsageError: see those types.
         """
         if entropy_workers < 0:
             raise UsageError(f"{entropy_workers} entropy workers; give 0 or more")
@@ -121,10 +118,9 @@ class Codec:
     def decode(
         self, data: bytes, condition: str | float | None = None, name: str = "<bytes>", device: str | None = None
     ) -> np.ndarray:
-        """Decodes one view to (H, W, 3) uint8 RGB.
+        """Decodes one view of the bytes of a .ugic file to (H, W, 3) uint8 RGB.
 
         Args:
-            data: the bytes of a .ugic file.
             condition: a name of `conditions` or a beta in [0, 1]; None is "human" where there are conditions.
             name: what errors call the data.
             device: "cuda" leaves the image on the GPU, as an array for DLPack consumers; needs a GPU backend.

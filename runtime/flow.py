@@ -33,20 +33,13 @@ Work = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Asks for `work(networks, *arguments, *options)`; files that ask for one kind may run together (`many.joined`).
+    """Asks for `work(networks, *arguments, *options)`; files that ask for one kind may run together (`many.joined`)."""
 
-    Attributes:
-        work: a method of `graphs.run.Networks`, or a function of them.
-        arguments: of this file.
-        options, kind: the same for all files of a kind.
-        size: (height, width) in pixels of the padded image, which bounds how many may run together.
-    """
-
-    work: Work
-    arguments: tuple[Any, ...]
-    options: tuple[Any, ...]
+    work: Work  # a method of `graphs.run.Networks`, or a function of them
+    arguments: tuple[Any, ...]  # of this file
+    options: tuple[Any, ...]  # the same for all of a kind
     kind: object
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width in pixels of the padded image, which bound how many may run together
 
     def alone(self, networks: Networks) -> Any:
         """The answer."""
@@ -55,19 +48,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """Asks the range coder for the int32 symbols, of the shape of `rows`, that are coded in substreams.
+    """Asks the range coder for the int32 symbols, of the shape of `rows`, that are coded in substreams."""
 
-    Attributes:
-        table: "y" or "z": whose tables.
-        streams: the substreams.
-        rows: the table row of each symbol.
-        name: what errors call the file.
-    """
-
-    table: str
+    table: str  # "y" or "z"
     streams: Sequence[bytes]
-    rows: np.ndarray
-    name: str
+    rows: np.ndarray  # the table row of each symbol
+    name: str  # what errors call the file
 
     def coded(self, tables: Tables, helpers: ParallelCoder | None = None) -> np.ndarray:
         """The symbols, read by the tables that are asked for; helpers, if there are any, have the same."""

@@ -43,21 +43,15 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Join:
-    """The change that a condition makes to a pointwise convolution: W + up · diag(gate) · down, and bias + shift.
+    """The change that a condition makes to a pointwise convolution: W + up · diag(gate) · down, and bias + shift."""
 
-    Attributes:
-        weight, bias, down, up: names of tensors of the general graph; a bias that it does not have is 0.
-        gate, shift: (start, stop) of their numbers in the condition; no shift is None.
-        order, units: tensors that say in which order and in which units the shift is added, or None.
-    """
-
-    weight: str
-    bias: str
+    weight: str  # names of tensors of the general graph
+    bias: str  # 0 where the graph has none
     down: str
     up: str
-    gate: tuple[int, int]
+    gate: tuple[int, int]  # start and stop of its numbers in the condition
     shift: tuple[int, int] | None
-    order: str | None
+    order: str | None  # the tensors that say in which order, and in which units, the shift is added
     units: str | None
 
     @classmethod
@@ -76,48 +70,27 @@ def _span(start: Any, stop: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`.
+    """`manifest.json`."""
 
-    Attributes:
-        format: version of the bundle format.
-        architecture: e.g. "ugicm-fast".
-        codec_id: 16 hexadecimal digits; see `codec_id`.
-        part: "both", "encoder" or "decoder": which half the bundle holds.
-        precision: of the transforms, "fp32" or "int8"; the exact path is integer always.
-        stride: images are padded to multiples of it.
-        latent_stride, latent_channels, hyper_channels: geometry of `y` and `z`; `z` lies at `stride`. A codec
-            without a hyperprior has 0 hyper channels, no exact path, and a row of `y` tables for each channel.
-        qualities: legal qualities are 1..qualities.
-        conditions: name → beta; empty where the codec has one view only.
-        context: "checkerboard" where means are refined, else None.
-        context_digest: SHA-256 of the context's weights, "" where there is none.
-        graphs: name → entry.
-        proof: the largest possible |accumulator| of each layer of the exact path.
-        model: parameters and kMAC/pixel, for people.
-        files: file name → entry.
-        views: how the weights of graph "g_s.view" are made of those of "g_s" and a condition; none without that graph.
-        schedule: of a codec with context, whose symbols are decoded in stages; else None.
-    """
-
-    format: int
-    architecture: str
-    codec_id: str
-    part: str
-    precision: str
-    stride: int
-    latent_stride: int
+    format: int  # version of the bundle format
+    architecture: str  # e.g. "ugicm-fast"
+    codec_id: str  # 16 hexadecimal digits; see `bundle.codec_id`
+    part: str  # "both", "encoder" or "decoder": which half the bundle holds
+    precision: str  # of the transforms, "fp32" or "int8"; the exact path is integer always
+    stride: int  # of `z`; images are padded to multiples of it
+    latent_stride: int  # of `y`
     latent_channels: int
-    hyper_channels: int
-    qualities: int
-    conditions: dict[str, float]
-    context: str | None
-    context_digest: str
+    hyper_channels: int  # 0 without a hyperprior: no exact path, and a row of `y` tables for each channel
+    qualities: int  # legal ones are 1 to this
+    conditions: dict[str, float]  # name → beta; empty where the codec has one view only
+    context: str | None  # "checkerboard" where means are refined
+    context_digest: str  # SHA-256 of the context's weights, "" where there is none
     graphs: dict[str, GraphEntry]
-    proof: list[dict[str, Any]]
-    model: dict[str, Any]
+    proof: list[dict[str, Any]]  # the largest possible |accumulator| of each layer of the exact path
+    model: dict[str, Any]  # parameters and kMAC/pixel, for people
     files: dict[str, FileEntry] = field(default_factory=dict)
-    views: tuple[Join, ...] = ()
-    schedule: Schedule | None = None
+    views: tuple[Join, ...] = ()  # how the weights of graph "g_s.view" are made of those of "g_s" and a condition
+    schedule: Schedule | None = None  # of a codec with context, whose symbols are decoded in stages
 
     @property
     def general(self) -> tuple[str, ...]:
@@ -129,10 +102,10 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> Manifest:
+    def from_json(cls, text: str | bytes, where: Path) -> Manifest:
         """Parses and validates. Raises VersionError: of another format; BundleError: anything else, by name."""
         try:
-            values = json.loads(text)
+            values = json.loads(text if isinstance(text, str) else text.decode())
             version = values["format"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BundleError(f"{where}: not a manifest; export the bundle again") from error
@@ -158,10 +131,8 @@ class Manifest:
 
     def _check(self) -> None:
         numbers = (self.stride, self.latent_stride, self.latent_channels, self.hyper_channels + 1, self.qualities)
-        require(
-            all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers) and self.qualities <= 255,
-            "a size is out of range",
-        )
+        sizes = all(isinstance(n, int) and 1 <= n <= 4096 for n in numbers)
+        require(sizes and self.qualities <= 255, "a size is out of range")
         multiple = self.stride % self.latent_stride == 0 and (self.hyper_channels or self.stride == self.latent_stride)
         require(multiple, "stride and latent_stride do not fit each other")
         require(self.part in PARTS, f"unknown part {self.part!r}")
@@ -211,8 +182,4 @@ def read_manifest(path: Path) -> Manifest:
         data = read_plain(where, 2**22)
     except (OSError, ValueError) as error:  # ValueError: NUL in a name
         raise BundleError(f"{path}: not a bundle (no readable {MANIFEST}); export one with ugicm export") from error
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{where}: not a manifest; export the bundle again") from error
-    return Manifest.from_json(text, where)
+    return Manifest.from_json(data, where)

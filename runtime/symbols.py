@@ -9,8 +9,6 @@ import numpy as np
 
 from ugicm.runtime.tables import TOTAL, Tables
 
-SYMBOLS_A_SUBSTREAM = 131072
-
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """The size that an image is coded at: multiples of the stride."""

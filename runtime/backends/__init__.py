@@ -18,7 +18,7 @@ NAMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx", "webgpu"
 class Graph(Protocol):
     """A loaded graph."""
 
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def __call__(self, inputs: Mapping[str, np.ndarray], /) -> list[np.ndarray]:
         """Runs on named arrays; outputs in the order of the graph."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ugicm.runtime.backends import Graph
 from ugicm.runtime.errors import BackendError
 from ugicm.runtime.processes import cpus
 
+Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 LEVELS = ("all", "extended", "basic", "disable")
 RUN_OPTIONS: ContextVar[Any] = ContextVar("run_options", default=None)  # the library's, of runs in this thread
 
@@ -66,17 +66,11 @@ def session_options(level: str = "all", threads: int | None = None) -> Any:
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """Sessions of one provider.
+    """Sessions of one provider."""
 
-    Attributes:
-        provider: an execution provider's name; refused, not replaced, where it is not usable.
-        threads: CPU threads of an operator; None is one for each CPU that this process may use.
-        level: graph optimisation, one of `LEVELS`.
-    """
-
-    provider: str = "CPUExecutionProvider"
-    threads: int | None = None
-    level: str = "all"
+    provider: str = "CPUExecutionProvider"  # refused, not replaced, where it is not usable
+    threads: int | None = None  # CPU threads of an operator; None is one for each CPU that this process may use
+    level: str = "all"  # of graph optimisation, one of `LEVELS`
 
     @property
     def name(self) -> str:
@@ -85,7 +79,7 @@ class OnnxRuntime:
     def options(self) -> Any:
         return session_options(self.level, self.threads)
 
-    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
+    def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Run:
         library = _library()
         if self.provider not in library.get_available_providers():
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")

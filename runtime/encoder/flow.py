@@ -19,7 +19,9 @@ from ugicm.runtime.encoder.request import Write
 from ugicm.runtime.errors import ImageError
 from ugicm.runtime.flow import Flow, asking
 from ugicm.runtime.graphs.run import Networks
-from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM, padded_size, z_first, z_rows
+from ugicm.runtime.symbols import padded_size, z_first, z_rows
+
+SYMBOLS_A_SUBSTREAM = 131072
 
 
 def encoding(bundle: Bundle, image: np.ndarray, quality: int) -> Flow[bytes]:

@@ -15,19 +15,12 @@ TILED = ("g_a", "g_a.effort", "h_a", "h_s_mean", "context")  # the exact path an
 
 
 class Grid(NamedTuple):
-    """How the arrays of a graph lie on its units.
+    """How the arrays of a graph lie on its units."""
 
-    Attributes:
-        work: whose count of multiplications in the manifest is the graph's.
-        unit: pixels of the image, a side.
-        inputs: positions a unit of each input that has rows and columns.
-        output: positions a unit of the output.
-    """
-
-    work: str
-    unit: int
-    inputs: dict[str, int]
-    output: int
+    work: str  # the graph whose count of multiplications in the manifest is this one's
+    unit: int  # pixels of the image, a side
+    inputs: dict[str, int]  # positions a unit of each input that has rows and columns
+    output: int  # positions a unit of the output
 
 
 class Area:

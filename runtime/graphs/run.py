@@ -117,7 +117,7 @@ class Networks:
     def condition(self, asked: str | float | None) -> np.ndarray | None:
         """(1, D) float32 vectors of a name, a beta in [0, 1] or None, the first name; None for a codec with one view.
 
-        Raises ConditionError: unknown, out of range, or asked of a codec with one view.
+        Raises ConditionError: unknown, out of range, or asked of such a codec.
         """
         known = self.bundle.condition_vectors
         if asked is None:
@@ -126,7 +126,7 @@ class Networks:
             return known[asked]
         from ugicm.runtime.betas import vectors_of_beta
 
-        return vectors_of_beta(self, asked)
+        return vectors_of_beta(self.bundle, asked, self.run)
 
     @cached_property
     def tiler(self) -> Tiler:

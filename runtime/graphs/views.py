@@ -12,15 +12,9 @@ from ugicm.runtime.manifest import Join
 def view_weights(
     weights: Mapping[str, np.ndarray], joins: Iterable[Join], condition: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """float32 tensors by name, for a view graph.
+    """The general graph's weights (float32; int64 where a join names an order) under a condition, (1, D) float32.
 
-    Args:
-        weights: of the general graph; float32, and int64 where a join names an order.
-        joins: which of them a condition changes: W + up · diag(gate) · down, and bias + shift.
-        condition: (1, D) float32.
-
-    Raises:
-        ValueError: a tensor is missing or does not fit.
+    Raises ValueError: a tensor is missing or does not fit.
     """
     given = dict(weights)
     for join in joins:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ugicm.runtime import range_coder
 from ugicm.runtime.encoder import range_encoder
-from ugicm.runtime.symbols import SYMBOLS_A_SUBSTREAM
+from ugicm.runtime.encoder.flow import SYMBOLS_A_SUBSTREAM
 from ugicm.runtime.tables import Tables
 
 

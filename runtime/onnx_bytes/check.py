@@ -26,11 +26,8 @@ def check_graph(model: bytes, where: Path) -> dict[str, tuple[int, ...]]:
     A network has no use for any of them; with them, a file could read other files or run without end. How much memory
     its operators ask for cannot be told from the file.
 
-    Returns:
-        The float32 weights that whoever loads the graph has to give: name → shape. The file says no more of them.
-
-    Raises:
-        BundleError: what was found, or a file that is no protocol buffer.
+    Returns the float32 weights that whoever loads the graph has to give: name → shape. The file says no more of them.
+    Raises BundleError: what was found, or a file that is no protocol buffer.
     """
     given: dict[str, tuple[int, ...]] = {}
     try:

@@ -57,17 +57,11 @@ def text(value: Value) -> str:
 
 def numbers(value: Value) -> list[int]:
     """The integers of a repeated field: one, or several packed together; signed, of 64 bits."""
-    if isinstance(value, int):
-        return [_signed(value)]
-    found, at = [], 0
-    while at < len(value):
+    found, at = [value] if isinstance(value, int) else [], 0
+    while not isinstance(value, int) and at < len(value):
         number, at = _varint(value, at)
-        found.append(_signed(number))
-    return found
-
-
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
+        found.append(number)
+    return [number - 2**64 if number >= 2**63 else number for number in found]
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
