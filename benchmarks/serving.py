@@ -3,8 +3,8 @@
 Triton: requests a second, latencies and CPU time (clients and server) of a real server with so many instances, asked by
 as many clients as it takes to keep them busy, beside a pool of as many processes and `decode_many` in one process. Ray:
 the folder run with `--ray local` beside the one without; the start, the work from the first file to the last, and the
-end told apart. Each part needs its extra; one that is missing is left out with a line. Rounds alternate; the medians are
-printed.
+end told apart. Each part needs its extra; one that is missing is left out with a line. Rounds alternate; the medians
+are printed.
 """
 
 from __future__ import annotations

@@ -106,8 +106,7 @@ def decoding(
         del rows, mean
     del symbols  # large
     options = (stream.quality, vectors, device)
-    images: list[np.ndarray] = yield run(Networks.images, y_hat, (stream.height, stream.width), options=options)
-    return images
+    return (yield run(Networks.images, y_hat, (stream.height, stream.width), options=options))
 
 
 def asking(size: tuple[int, int], quality: int) -> Callable[..., Run]:
@@ -120,7 +119,7 @@ def asking(size: tuple[int, int], quality: int) -> Callable[..., Run]:
 
 
 def hyper_latents(bundle: Bundle, stream: Bitstream, name: str) -> Flow[np.ndarray]:
-    """(1, Nz, H/64, W/64) int32 `z` of a parsed bitstream; of no channels without a hyperprior.
+    """int32 `z`, (1, Nz, H/64, W/64), of no channels without a hyperprior.
 
     Raises CorruptFileError: a size that so few bytes cannot hold, or symbols out of range.
     """

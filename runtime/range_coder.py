@@ -14,8 +14,6 @@ from ugicm.runtime.errors import CorruptFileError, TruncatedError
 from ugicm.runtime.fields import Fields
 from ugicm.runtime.tables import Rows, Tables
 
-_WORD = 4  # bytes of a range coder word
-
 
 def decode(streams: Sequence[bytes], rows: Rows, tables: Tables, name: str = "<bytes>") -> NDArray[np.int32]:
     """The int32 symbols that `encode` turned into `streams`, given the same `rows` and `tables`.
@@ -172,7 +170,7 @@ def _split(stream: bytes, where: str) -> tuple[bytes, NDArray[np.uint32]]:
     if size > len(stream) - fields.at:
         _fail(where, "is shorter than its escape section")
     section = fields.take(size)
-    if (len(stream) - fields.at) % _WORD:
+    if (len(stream) - fields.at) % 4:
         _fail(where, "does not end on a whole word")
     # A copy, since bytes at an odd offset are no aligned uint32 array.
     return section, np.frombuffer(stream, "<u4", offset=fields.at).astype(np.uint32)

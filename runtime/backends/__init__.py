@@ -32,10 +32,7 @@ class Backend(Protocol):
         ...
 
     def load(self, model: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None) -> Graph:
-        """Prepares a graph given as the bytes of an ONNX file, and the weights that the file says are given.
-
-        Raises BackendError: the backend cannot run it; the message names the graph.
-        """
+        """Prepares an ONNX file, with the weights that it says are given. Raises BackendError naming the graph."""
         ...
 
 

@@ -43,10 +43,7 @@ def _adds_pairs_in_16_bits() -> bool:
 
 
 def session_options(level: str = "all", threads: int | None = None) -> Any:
-    """Options for a session that is exact on every CPU; see `OnnxRuntime` for the arguments.
-
-    Raises BackendError: ONNX Runtime is not installed.
-    """
+    """Options of `OnnxRuntime` for a session that is exact on every CPU. Raises BackendError: it is not installed."""
     library = _library()
     options = library.SessionOptions()
     options.log_severity_level = 4  # failures are raised

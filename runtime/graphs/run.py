@@ -115,10 +115,7 @@ class Networks:
             yield self.run("g_s", **shared, **condition)
 
     def condition(self, asked: str | float | None) -> np.ndarray | None:
-        """(1, D) float32 vectors of a name, a beta in [0, 1] or None, the first name; None for a codec with one view.
-
-        Raises ConditionError: unknown, out of range, or asked of such a codec.
-        """
+        """(1, D) float32 vectors of a name, a beta in [0, 1], or None: the first, if any. Raises ConditionError."""
         known = self.bundle.condition_vectors
         if asked is None:
             return next(iter(known.values()), None)

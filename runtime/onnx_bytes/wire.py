@@ -17,10 +17,7 @@ Value = int | memoryview
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """(field number, its value) of a message, in order; 4- and 8-byte numbers come as bytes.
-
-    Raises ValueError: not such a message.
-    """
+    """(number, value) of the fields of a message, in order; 4- and 8-byte numbers as bytes. Raises ValueError: none."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
