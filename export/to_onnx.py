@@ -34,7 +34,7 @@ from ugicm.export.graphs import Check, check_graph, export_graphs
 from ugicm.export.source import Source
 from ugicm.export.staged_source import golden_stages, latents_of, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
-from ugicm.export.write import golden_vectors, write_bundle
+from ugicm.export.write import golden_vectors, wanted, write_bundle
 from ugicm.runtime.additions import MIN_BAND_BITS
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.errors import UgicError
@@ -224,11 +224,13 @@ def export_bundle(
         h_s = to_onnx(exact, "qdq").SerializeToString()
         outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)
         graphs["h_s"], checks["h_s"] = (h_s, ("z",), outputs), check_exact(h_s, exact, golden)
-    for name, model in export_graphs(source.graphs):
-        graph = source.graphs[name]
+    names = wanted(part) + (source.schedule.graphs if source.schedule is not None else ())
+    traced = {name: graph for name, graph in source.graphs.items() if name in names}
+    for name, model in export_graphs(traced):
+        graph = traced[name]
         graphs[name] = (model.SerializeToString(), graph.inputs, graph.outputs)
         checks[name] = check_graph(name, model, graph)
-    view = view_graph(onnx.load_model_from_string(graphs["g_s"][0]))
+    view = view_graph(onnx.load_model_from_string(graphs["g_s"][0])) if "g_s" in graphs else None
     if view is not None:
         general = source.graphs["g_s"]
         inputs = tuple(name for name in general.inputs if name != CONDITION)

@@ -23,6 +23,11 @@ ENCODER = ("g_a", "g_a.effort", "h_a", "h_s", "h_s_mean", "context")
 DECODER = ("h_s", "h_s_mean", "context", "g_s_trunk", "g_s", "g_s.view", "condition")
 
 
+def wanted(part: str) -> tuple[str, ...]:
+    """The graphs of a part, "both", "encoder" or "decoder", beside those of stages, which belong to either."""
+    return {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
+
+
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """A compressed `.npz` with fixed time stamps and order."""
     out = io.BytesIO()
@@ -85,8 +90,8 @@ def write_bundle(
     """
     schedule = manifest.get("schedule")
     stages = schedule.graphs if isinstance(schedule, Schedule) else ()
-    wanted = {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part] + stages
-    contents = {f"{name}.onnx": data for name, (data, _, _) in graphs.items() if name in wanted}
+    names = wanted(part) + stages
+    contents = {f"{name}.onnx": data for name, (data, _, _) in graphs.items() if name in names}
     contents["tables.npz"] = npz_bytes(tables)
     if exact is not None:
         contents["exact.npz"] = npz_bytes(exact.to_arrays())
@@ -102,7 +107,7 @@ def write_bundle(
         graphs={
             name: GraphEntry(f"{name}.onnx", inputs, outputs)
             for name, (_, inputs, outputs) in graphs.items()
-            if name in wanted
+            if name in names
         },
         proof=[{"layer": k, "largest_accumulator": n} for k, n in (exact.bounds() if exact else {}).items()],
         files={n: FileEntry(hashlib.sha256(d).hexdigest(), len(d)) for n, d in sorted(contents.items())},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
+from tests.once import once
 from ugicm.models.fast import Conditioned
 from ugicm.models.ugicm import UGICM, UGICMConfig
 
@@ -45,3 +48,17 @@ def lively(backbone: str) -> UGICM:
         m = model.config.widths.latent
         last.bias[:m] = torch.linspace(-2, 30, m) if backbone == "fast" else torch.linspace(0, 4, m)
     return model
+
+
+def lively_exported(backbone: str, common: Path) -> tuple[Path, Path]:
+    """(checkpoint, bundle) of the lively model, exported once in a run."""
+
+    def make(folder: Path) -> None:
+        from ugicm.export.to_onnx import main as export
+        from ugicm.training.checkpoint import save, weights_of
+
+        save(folder / "checkpoint.pt", weights_of(lively(backbone)))
+        assert export([str(folder / "checkpoint.pt"), "-o", str(folder / "bundle")]) == 0
+
+    folder = once(common, f"lively-{backbone}", make)
+    return folder / "checkpoint.pt", folder / "bundle"

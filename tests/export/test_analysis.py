@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small import lively
+from tests.small import lively, lively_exported
 from ugicm import Codec
 from ugicm.export.to_onnx import main
 from ugicm.models.growth import grown
@@ -17,19 +17,17 @@ from ugicm.training.checkpoint import save, weights_of
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def bundles(tmp_path_factory: pytest.TempPathFactory, common: Path) -> tuple[Path, Path]:
     """The bundle of a small model, and the same with a larger analysis that computes something else."""
     folder = tmp_path_factory.mktemp("analysis")
-    model = lively("fast")
-    larger = grown(model, analysis_quarter=1, analysis_fine=4)
+    codec, plain = lively_exported("fast", common)
+    larger = grown(lively("fast"), analysis_quarter=1, analysis_fine=4)
     for name, parameter in larger.g_a.named_parameters():
         if name.endswith("project.bias"):
             torch.nn.init.normal_(parameter, std=0.05)
-    save(folder / "codec.pt", weights_of(model))
     save(folder / "larger.pt", weights_of(larger))
-    for name, more in (("plain", []), ("both", ["--analysis", str(folder / "larger.pt")])):
-        assert main([str(folder / "codec.pt"), "-o", str(folder / name), *more]) == 0
-    return folder / "plain", folder / "both"
+    assert main([str(codec), "-o", str(folder / "both"), "--analysis", str(folder / "larger.pt")]) == 0
+    return plain, folder / "both"
 
 
 def test_effort_uses_the_larger_analysis(bundles: tuple[Path, Path], photograph: np.ndarray) -> None:

@@ -35,6 +35,7 @@ from ugicm.runtime.commands.verify import verify
 from ugicm.runtime.encoder import analysis, container
 from ugicm.runtime.errors import BundleError, ConditionError, CorruptFileError, QualityError
 from ugicm.runtime.manifest import MANIFEST
+from ugicm.runtime.measures.held import held
 
 HEADER = 48  # bytes of a .ugic file with one substream that CompressAI's strings do not have, at most
 
@@ -106,19 +107,28 @@ def test_the_picture_is_compressais(exported: Exported, size: tuple[int, int]) -
 
 @torch.no_grad()
 def test_twelve_megapixels(exported: Exported, request: pytest.FixtureRequest) -> None:
-    """Larger than a tile, and no multiple of the stride."""
+    """Larger than a tile, and no multiple of the stride: the file holds CompressAI's symbols and shows their picture.
+
+    Its forward pass as a whole is no reference for so many: a symbol on a tie falls either way, by PyTorch's number of
+    threads too, and a tie of `z` moves the means of a large area.
+    """
     if request.node.callspec.params["exported"][1] != WIDTHS[0]:
         return
+    model, codec = exported.model, exported.codec
     image = np.tile(photograph(400, 400), (8, 10, 1))[:3000, :4000]
-    found = exported.codec.decode(exported.codec.encode(image))
-    expected = exported.model(exported.padded(image))["x_hat"].clamp_(0, 1).mul_(255).round_()
-    expected = expected[0].permute(1, 2, 0).numpy().astype(np.uint8)[:3000, :4000]
+    data = codec.encode(image)
+    symbols, found = held(codec, data), codec.decode(data)
     assert found.shape == (3000, 4000, 3)
-    different = found != expected
-    assert np.mean(different) < 1e-3
-    # Of a million symbols a few lie on the edge between two values; around those, pictures differ by more than a level.
-    larger = np.abs(found[different].astype(int) - expected[different]) > 1
-    assert np.count_nonzero(larger) < 1e-5 * found.size
+    y, mean = model.g_a(exported.padded(image)), model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    if hasattr(model, "h_s"):
+        z = torch.from_numpy(symbols.z) + mean
+        assert (model.h_a(y if exported.has_means else y.abs()) - z).abs().max() <= 0.5 + 1e-3
+        mean = model.h_s(z).chunk(2, 1)[1] if exported.has_means else torch.zeros_like(y)
+    y_hat = torch.from_numpy(symbols.y) + mean
+    assert (y - y_hat).abs().max() <= 0.5 + 1e-3
+    expected = model.g_s(y_hat).clamp_(0, 1).mul_(255).round_()[0].permute(1, 2, 0)[:3000, :4000].numpy()
+    different = np.abs(found - expected)
+    assert different.max() <= 1 and np.mean(different > 0) < 1e-3
 
 
 @torch.no_grad()

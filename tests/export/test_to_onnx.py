@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from math import erf
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tests.runtime.steps import decoded_latents
-from tests.small import lively
+from tests.small import lively, lively_exported
 from ugicm import Codec
 from ugicm.export import to_onnx
 from ugicm.export.graphs import store_halves
@@ -21,20 +22,15 @@ from ugicm.models.ugicm import UGICM, UGICMConfig, checkerboard
 from ugicm.runtime import bitstream
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import PartError
-from ugicm.training.checkpoint import save, weights_of
+from ugicm.runtime.manifest import MANIFEST
 
 BACKBONES = ("fast", "bmshj2018")
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[UGICM, Path, Path]:
+def exported(request: pytest.FixtureRequest, common: Path) -> tuple[UGICM, Path, Path]:
     """(model, checkpoint, bundle) of each backbone."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model = lively(request.param)
-    checkpoint = folder / "checkpoint.pt"
-    save(checkpoint, weights_of(model))
-    assert to_onnx.main([str(checkpoint), "-o", str(folder / "bundle")]) == 0
-    return model.eval(), checkpoint, folder / "bundle"
+    return lively(request.param).eval(), *lively_exported(request.param, common)
 
 
 def digests(bundle: Path) -> dict[str, str]:
@@ -76,16 +72,21 @@ def test_scale_head_spreads_over_the_table(exported: tuple[UGICM, Path, Path]) -
     assert len(np.unique(scale_index)) >= 6
 
 
-def test_exporting_twice_gives_the_same_bytes(exported: tuple[UGICM, Path, Path], tmp_path: Path) -> None:
+def test_halves_share_the_codec_id_and_exporting_again_gives_the_same_bytes(
+    exported: tuple[UGICM, Path, Path], tmp_path: Path
+) -> None:
     _, checkpoint, bundle = exported
-    assert to_onnx.main([str(checkpoint), "-o", str(tmp_path / "again")]) == 0
-    assert digests(tmp_path / "again") == digests(bundle)
-
-
-def test_halves_share_the_codec_id(exported: tuple[UGICM, Path, Path], tmp_path: Path) -> None:
-    _, checkpoint, bundle = exported
+    whole, names = digests(bundle), set[str]()
     for part in ("encoder", "decoder"):
         assert to_onnx.main([str(checkpoint), "-o", str(tmp_path / part), "--part", part]) == 0
+        found = digests(tmp_path / part)
+        names |= found.keys()
+        assert all(found[name] == whole[name] for name in found if name != MANIFEST)
+        manifest = Bundle.open(tmp_path / part).manifest
+        assert manifest.graphs.keys() == {name.removesuffix(".onnx") for name in manifest.files if ".onnx" in name}
+        rest = {"part": "both", "graphs": {}, "files": {}, "views": ()}
+        assert replace(manifest, **rest) == replace(Bundle.open(bundle).manifest, **rest)
+    assert names == whole.keys()
     encoder, decoder = (Codec.from_bundle(tmp_path / part, threads=1) for part in ("encoder", "decoder"))
     assert encoder.codec_id == decoder.codec_id == Bundle.open(bundle).codec_id
     image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)

@@ -7,24 +7,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.small import lively
+from tests.small import lively_exported
 from tests.training.test_training import arguments
 from ugicm import Codec
 from ugicm.export import to_onnx
 from ugicm.training import train as loop
-from ugicm.training.checkpoint import save, weights_of
 
 
-def test_files_are_the_same_whatever_they_will_be_decoded_for(pictures: Path, tmp_path: Path, teacher: Path) -> None:
-    before, run = tmp_path / "before.pt", tmp_path / "run"
-    save(before, weights_of(lively("fast")))
+def test_files_are_the_same_whatever_they_will_be_decoded_for(
+    pictures: Path, tmp_path: Path, teacher: Path, common: Path
+) -> None:
+    (before, bundle), run = lively_exported("fast", common), tmp_path / "run"
     changes = ["optimisation.steps=3", "supervision.kind=imagenet", "supervision.depths=3"]
     more = ["--init", str(before), "--teacher", str(teacher)]
     assert loop.main([*arguments(pictures, run, "stage2", *changes), *more]) == 0
-    codecs = []
-    for name, checkpoint in {"a": before, "b": run / "checkpoint.pt"}.items():
-        assert to_onnx.main([str(checkpoint), "-o", str(tmp_path / name)]) == 0
-        codecs.append(Codec.from_bundle(tmp_path / name, threads=1))
+    assert to_onnx.main([str(run / "checkpoint.pt"), "-o", str(tmp_path / "after")]) == 0
+    codecs = [Codec.from_bundle(folder, threads=1) for folder in (bundle, tmp_path / "after")]
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     data = codecs[0].encode(image, 1)
     for codec in codecs:

@@ -66,6 +66,7 @@ def test_a_machine_without_control_groups(tmp_path: Path) -> None:
 
 
 def test_processors_are_the_least_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_INTRA_OP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(cpus, "machine", lambda: 8)
     for granted, expected in ((math.inf, 6), (2.5, 3), (0.2, 1), (7.0, 6)):
@@ -81,6 +82,7 @@ def test_processors_are_the_least_of_affinity_and_quota(monkeypatch: pytest.Monk
 
 
 def test_where_no_thread_may_start_one_must_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_INTRA_OP_NUM_THREADS", raising=False)
     monkeypatch.setattr(cpus, "machine", lambda: 8)
 
     def refused(*_: object) -> None:
