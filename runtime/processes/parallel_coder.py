@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ugicm.runtime.encoder import range_encoder
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.processes.cpus import processors
 from ugicm.runtime.processes.pool import Pool
-from ugicm.runtime.processes.shared import Memory, Placed, Shared
+from ugicm.runtime.processes.shared import Memory, Placed
 from ugicm.runtime.processes.worker import DiedError, Worker, shared_memory
 from ugicm.runtime.tables import Rows, Tables
 
@@ -28,8 +29,6 @@ LEAST_SUBSTREAMS = 4
 """An image of fewer is coded by this process alone: handing over takes what it saves."""
 _AT_ONCE = 128  # substreams that are handed over at once: about 40 MB of shared memory
 _LARGE = 31 << 20  # bytes
-
-Job = TypeVar("Job")
 
 
 class ParallelCoder:
@@ -56,47 +55,22 @@ class ParallelCoder:
 
     def encode(self, symbols: np.ndarray, rows: Rows, substreams: int) -> list[bytes]:
         """See `range_coder.encode`."""
-
-        def here(parts: list[slice]) -> list[bytes]:
-            return [range_encoder.encode_substream(symbols[part], rows[part], self._tables) for part in parts]
-
-        def ask(part: slice, memory: Memory) -> tuple[Placed, Placed]:
-            return memory.place(symbols[part]), memory.place(rows[part])
-
-        def there(share: list[slice], streams: list[bytes], memory: Memory) -> list[bytes]:
-            return streams
-
         with self._helpers(substreams) as workers:
             if not workers:
                 return range_encoder.encode(symbols, rows, self._tables, substreams)
             parts = range_coder.parts(rows, self._tables, substreams)
-            sizes = [(part.stop - part.start) * (symbols.itemsize + rows.itemsize) for part in parts]
-            return sum(_share(workers, parts, sizes, here, ask, _encode, there), [])
+            return _share(workers, self._tables, [_Job(symbols[part], rows[part]) for part in parts])
 
     def decode(self, streams: Sequence[bytes], rows: Rows, name: str = "<bytes>") -> np.ndarray:
         """See `range_coder.decode`."""
-
-        def here(jobs: list[tuple[int, slice]]) -> None:
-            for i, part in jobs:
-                where = range_coder.damaged(name, i, len(streams))
-                range_coder.decode_substream(streams[i], rows[part], self._tables, out[part], where)
-
-        def ask(job: tuple[int, slice], memory: Memory) -> tuple[bytes, Placed, Shared | None, str]:
-            i, part = job
-            room = memory.room((part.stop - part.start,), np.dtype(np.int32))
-            return streams[i], memory.place(rows[part]), room, range_coder.damaged(name, i, len(streams))
-
-        def there(share: list[tuple[int, slice]], found: list[Placed], memory: Memory) -> None:
-            for (_, part), symbols in zip(share, found, strict=True):
-                out[part] = memory.get(symbols)
-
-        with self._helpers(len(streams)) as workers:
+        count = len(streams)
+        with self._helpers(count) as workers:
             if not workers:
                 return range_coder.decode(streams, rows, self._tables, name)
             out = np.zeros(rows.size, np.int32)
-            parts = range_coder.parts(rows, self._tables, len(streams), name)
-            sizes = [(part.stop - part.start) * (out.itemsize + rows.itemsize) for part in parts]
-            _share(workers, list(enumerate(parts)), sizes, here, ask, _decode, there)
+            parts = enumerate(range_coder.parts(rows, self._tables, count, name))
+            jobs = [_Job(out[p], rows[p], streams[i], range_coder.damaged(name, i, count)) for i, p in parts]
+            _share(workers, self._tables, jobs)
             return out
 
     def __len__(self) -> int:
@@ -128,45 +102,74 @@ class ParallelCoder:
             self._lock.release()
 
 
-def _share(
-    workers: list[Worker],
-    jobs: list[Job],
-    sizes: list[int],
-    here: Callable[[list[Job]], Any],
-    ask: Callable[[Job, Memory], Any],
-    function: Callable[..., Any],
-    there: Callable[[list[Job], Any, Memory], Any],
-) -> list[Any]:
-    """The results of consecutive shares of the jobs, in order; the first share is this process's.
+@dataclass(frozen=True)
+class _Job:
+    """A substream that is written of symbols, or read into them; its arrays may lie in shared memory."""
 
-    Args:
-        sizes: bytes in shared memory of each job.
-        here: does a share in this process.
-        ask: a job as a worker is told it, its arrays placed.
-        function: does a share in a worker, as that is told it.
-        there: a share and what the worker returned, to the share's result.
-    """
+    symbols: Placed | None  # None: new ones, to be sent back
+    rows: Placed
+    stream: bytes | None = None  # to be read
+    where: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.symbols, self.rows) if isinstance(array, np.ndarray))
+
+    def sent(self, memory: Memory) -> _Job:
+        """What a worker is told; symbols that it reads need room alone."""
+        assert isinstance(self.symbols, np.ndarray) and isinstance(self.rows, np.ndarray)
+        read = self.stream is not None
+        symbols = memory.room(self.symbols.shape, self.symbols.dtype) if read else memory.place(self.symbols)
+        return replace(self, symbols=symbols, rows=memory.place(self.rows))
+
+    def done(self, tables: Tables, memory: Memory) -> bytes | Placed:
+        """The substream, or the symbols that were read."""
+        rows = memory.get(self.rows)
+        if self.stream is None:
+            assert self.symbols is not None
+            return range_encoder.encode_substream(memory.get(self.symbols), rows, tables)
+        symbols = np.zeros(rows.shape, np.int32) if self.symbols is None else memory.get(self.symbols)
+        symbols[:] = 0
+        range_coder.decode_substream(self.stream, rows, tables, symbols, self.where)
+        return symbols if self.symbols is None else self.symbols
+
+    def received(self, result: bytes | Placed, memory: Memory) -> Any:
+        """The result of a worker: symbols go where they belong."""
+        if isinstance(result, bytes):
+            return result
+        assert isinstance(self.symbols, np.ndarray)
+        self.symbols[:] = memory.get(result)
+        return self.symbols
+
+
+def _share(workers: list[Worker], tables: Tables, jobs: list[_Job]) -> list[Any]:
+    """The results of jobs, in order: consecutive shares of them, the first of which is this process's."""
+
+    def here(share: list[_Job]) -> list[Any]:
+        return [job.done(tables, workers[0].memory) for job in share]  # any memory: it passes these arrays as they are
+
     results: list[Any] = []
     for start in range(0, len(jobs), _AT_ONCE):
         group = jobs[start : start + _AT_ONCE]
         helpers = [worker for worker in workers if worker.alive]
         cuts = [i * len(group) // (len(helpers) + 1) for i in range(len(helpers) + 2)]
-        shares = [group[a:b] for a, b in pairwise(cuts)]
-        for worker, a, b in zip(helpers, cuts[1:], cuts[2:], strict=False):
+        own, *shares = (group[a:b] for a, b in pairwise(cuts))
+        for worker, share in zip(helpers, shares, strict=True):
             with suppress(DiedError):  # `receive` says so again
-                worker.memory.reserve(sum(sizes[start + a : start + b]), 2 * (b - a))
-                worker.send(function, [ask(job, worker.memory) for job in group[a:b]])
+                worker.memory.reserve(sum(job.nbytes for job in share), 2 * len(share))
+                worker.send(_code, [job.sent(worker.memory) for job in share])
         fault: UgicError | MemoryError | None = None
         try:
-            results.append(here(shares[0]))
+            results += here(own)
         except (UgicError, MemoryError) as error:
             fault = error
-        for worker, share in zip(helpers, shares[1:], strict=True):
+        for worker, share in zip(helpers, shares, strict=True):
             try:
-                results.append(there(share, worker.receive(), worker.memory))
+                found = worker.receive()
+                results += [job.received(result, worker.memory) for job, result in zip(share, found, strict=True)]
             except DiedError:
                 log.warning("a worker process of the range coder died; another takes its place")
-                results.append(here(share))
+                results += here(share)
             except (UgicError, MemoryError) as error:
                 fault = fault or error
         if fault is not None:
@@ -188,18 +191,6 @@ def _tables(frequencies: np.ndarray, lengths: np.ndarray, offsets: np.ndarray) -
     return Tables.from_arrays(frequencies, lengths, offsets)
 
 
-def _encode(tables: Tables, parts: list[tuple[Placed, Placed]]) -> list[bytes]:
+def _code(tables: Tables, jobs: list[_Job]) -> list[bytes | Placed]:
     memory = shared_memory()
-    return [range_encoder.encode_substream(memory.get(symbols), memory.get(rows), tables) for symbols, rows in parts]
-
-
-def _decode(tables: Tables, parts: list[tuple[bytes, Placed, Shared | None, str]]) -> list[Placed]:
-    memory = shared_memory()
-    found = []
-    for stream, placed, room, where in parts:
-        rows = memory.get(placed)
-        symbols = np.zeros(rows.shape, np.int32) if room is None else memory.get(room)
-        symbols[:] = 0
-        range_coder.decode_substream(stream, rows, tables, symbols, where)
-        found.append(symbols if room is None else room)
-    return found
+    return [job.done(tables, memory) for job in jobs]
