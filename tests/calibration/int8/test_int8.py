@@ -55,6 +55,30 @@ def either(request: pytest.FixtureRequest) -> Path:
     return Path(request.getfixturevalue(request.param))
 
 
+def test_no_seam_in_a_large_picture(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles overlap as far as features reach, which are bytes here, in either view."""
+    from skimage import data
+
+    whole, parts = Codec.from_bundle(bundle, threads=1), Codec.from_bundle(bundle, threads=1)
+    parts.networks.area.work, parts.networks.area.smallest = 1.2e8, 0
+    run, pieces = parts.networks.whole, list[int]()
+
+    def watched(graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        out = run(graph, inputs)
+        if graph == "g_s":
+            pieces.append(out.size)
+        return out
+
+    monkeypatch.setattr(parts.networks, "whole", watched)
+    features = whole.bundle.manifest.graphs["g_s_trunk"].outputs[0]
+    trunk = onnx.load_model_from_string(whole.bundle.graph("g_s_trunk")[1])
+    assert [o.type.tensor_type.elem_type for o in trunk.graph.output if o.name == features] == [onnx.TensorProto.UINT8]
+    written = whole.encode(np.ascontiguousarray(data.astronaut()[:300, :290]), 4)
+    for one, other in zip(*(c.decode_views(written, ["human", "machine"]) for c in (whole, parts)), strict=True):
+        assert np.array_equal(one, other)
+    assert max(pieces) < 320 * 320 * 3, "cut into tiles"
+
+
 def test_it_is_the_same_codec(either: Path) -> None:
     before, after = Bundle.open(DEFAULT).manifest, Bundle.open(either).manifest
     assert (after.precision, after.codec_id) == ("int8", before.codec_id)
