@@ -11,10 +11,12 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.compressai_models import lively_raster, lively_staged
+from tests.mlic_models import narrow_ugicm
 from tests.small import lively
 from ugicm import Codec
 from ugicm.export.checkpoint import load
@@ -39,7 +41,13 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def main() -> int:
     """Writes the folders that are missing. Returns 2 where none is."""
-    makers = {"v1": make_version_1, "v2": make_sections, "v2-checkerboard": make_staged, "v2-raster": make_staged}
+    makers = {
+        "v1": make_version_1,
+        "v2": make_sections,
+        "v2-checkerboard": make_staged,
+        "v2-raster": make_staged,
+        "v2-ugicm": make_staged,
+    }
     missing = [name for name in makers if not (HERE / name).exists()]
     if not missing:
         print(f"error: {HERE} is complete; golden files are never replaced", file=sys.stderr)
@@ -66,12 +74,16 @@ def make_sections(folder: Path) -> None:
 
 
 def make_staged(folder: Path) -> None:
-    """Files of a small codec with context: a checkerboard, or wavefronts."""
+    """Files of a small codec with context: a checkerboard, wavefronts, or UG-ICM's network with both conditions."""
     import torch
 
-    raster = folder.name == "v2-raster"
-    model = lively_raster("mbt2018", 6, 9) if raster else lively_staged("cheng2020-anchor-checkerboard", 8)
-    model.update(force=True)
+    model: Any
+    if folder.name == "v2-ugicm":
+        model = narrow_ugicm()
+    else:
+        raster = folder.name == "v2-raster"
+        model = lively_raster("mbt2018", 6, 9) if raster else lively_staged("cheng2020-anchor-checkerboard", 8)
+        model.update(force=True)
     with tempfile.TemporaryDirectory() as work:
         torch.save({"state_dict": model.state_dict()}, Path(work) / "checkpoint.pth")
         export_bundle(load(Path(work) / "checkpoint.pth"), folder / "bundle")

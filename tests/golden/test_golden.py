@@ -34,7 +34,7 @@ def codecs() -> dict[str, Codec]:
 def test_there_are_files_of_every_version() -> None:
     versions = {bitstream.parse(f.read_bytes()).version for f in FILES}
     assert versions == set(bitstream.VERSIONS)
-    assert {f.parent.name for f in FILES} == {"v1", "v2", "v2-checkerboard", "v2-raster"}
+    assert {f.parent.name for f in FILES} == {"v1", "v2", "v2-checkerboard", "v2-raster", "v2-ugicm"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -69,7 +69,9 @@ def test_the_reference_decoder_reads_the_same_symbols(path: Path, codecs: dict[s
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if path.parent.name == "v2-checkerboard"], ids=lambda p: f"{p.parent.name}/{p.stem}"
+    "path",
+    [path for path in FILES if path.parent.name in ("v2-checkerboard", "v2-ugicm")],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_the_reference_decoder_reads_stages(path: Path, codecs: dict[str, Codec]) -> None:
     """From the specification and the integer tables, graphs by ONNX's reference: no constriction, no ONNX Runtime."""
