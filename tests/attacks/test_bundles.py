@@ -161,6 +161,15 @@ def test_any_value_anywhere_in_a_manifest(copy: Path, data: st.DataObject) -> No
         assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("gate", [None, [], [0], [3, 1], "ab"], ids=repr)
+def test_a_view_without_a_gate_is_refused(copy: Path, gate: object) -> None:
+    values = manifest_of(copy)
+    names = {name: name for name in ("weight", "bias", "down", "up")}
+    values["views"] = [{**names, "gate": gate, "shift": None, "order": None, "units": None}]
+    (copy / MANIFEST).write_text(json.dumps(values))
+    refuse(copy, "malformed manifest")
+
+
 # ---- arrays
 
 
