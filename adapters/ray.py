@@ -1,4 +1,4 @@
-"""Folders and buckets through a Ray cluster: Ray Data reads, actors code and write, a lost machine's work is redone.
+"""Folders and buckets through a Ray cluster: actors read, code and write; work of a lost machine is done again.
 
     import ray
     from ugicm.adapters.ray import encode_dataset
@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -43,7 +45,7 @@ from ugicm.runtime.files.tree import Task
 from ugicm.runtime.many.jobs import Convert, Figures, Outcome, Recipe, collected, failed
 
 LOCAL, CLIENT = "local", "ray://"
-_ACTOR_CPUS, _READER_CPUS = 0.9, 0.1  # actors on all CPUs leave a tenth of each for the tasks that read
+_ACTOR_CPUS = 0.9  # actors on all CPUs leave a tenth of each for tasks of others
 _ROWS = pa.schema(
     [
         ("path", pa.string()),
@@ -57,9 +59,9 @@ _ROWS = pa.schema(
         ("carried", pa.int64()),
     ]
 )
-_READ = pa.schema([*list(_ROWS)[:3], ("bytes", pa.large_binary())])
 _PATIENCE = 10  # seconds for a cluster to answer
-_TOGETHER = 4  # pictures that an actor takes at once
+_TOGETHER = 16  # pictures that an actor takes at once
+_AHEAD = 4  # of them, that are read meanwhile
 _BLOCK = 256  # pictures of a block at most: what is redone where a machine is lost
 
 
@@ -226,14 +228,12 @@ def _dataset(
     if not rows:
         return ray.data.from_arrow(pa.Table.from_pylist(refused, _ROWS))
     size = max(1, min(_BLOCK, len(rows) // (8 * actors)))
-    table = pa.Table.from_pylist(rows, pa.schema(list(_ROWS)[:3]))
+    table = pa.Table.from_pylist(rows, pa.schema(list(_ROWS)[:2]))
     paths = ray.data.from_arrow([table.slice(at, size) for at in range(0, len(table), size)])
-    read = paths.map_batches(
-        _read, fn_kwargs={"files": files}, batch_size=_TOGETHER, batch_format="pyarrow", num_cpus=_READER_CPUS
-    )
-    done = read.map_batches(
+    # Tasks that read would need processes of their own, which take seconds to start, again and again.
+    done = paths.map_batches(
         _Coder,
-        fn_constructor_args=(recipe, targets),
+        fn_constructor_args=(recipe, files, targets),
         batch_size=_TOGETHER,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=actors),
@@ -257,18 +257,6 @@ def _outcome(row: dict[str, Any]) -> Outcome:
 # ---- on the cluster's machines
 
 
-def _read(batch: pa.Table, files: Any) -> pa.Table:
-    """A task: the bytes of each file, or why there are none."""
-
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {**row, "bytes": stores.read(files, row["path"])}
-        except OSError as error:
-            return {**row, "error": failed(Path(row["path"]), error).error, "bytes": b""}
-
-    return pa.Table.from_pylist([one(row) for row in batch.to_pylist()], _READ)
-
-
 class _Driver:
     """An actor: runs a dataset on behalf of a client."""
 
@@ -281,29 +269,40 @@ class _Driver:
 
 
 class _Coder:
-    """An actor: a codec, opened for its first file."""
+    """An actor: a codec, opened for its first file, and threads that read ahead of it."""
 
-    def __init__(self, recipe: Recipe, targets: Any) -> None:
+    def __init__(self, recipe: Recipe, files: Any, targets: Any) -> None:
         self._recipe = recipe
+        self._files = files
         self._targets = targets
+        self._readers: ThreadPoolExecutor | None = None
         self._convert: Convert | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = zip(batch["path"], batch["outputs"], batch["error"], batch["bytes"], strict=True)
-        done = [self._one(path.as_py(), outputs.as_py(), error.as_py(), data) for path, outputs, error, data in rows]
+        paths, outputs = batch["path"].to_pylist(), batch["outputs"].to_pylist()
+        done = [self._one(*of) for of in zip(paths, outputs, self._read(paths), strict=True)]
         return pa.Table.from_pylist(done, _ROWS)
 
-    def _one(self, path: str, outputs: list[str], error: str | None, data: Any) -> dict[str, Any]:
-        row = _row(path, outputs, error)
-        if error is not None:
-            return row
+    def _read(self, paths: Sequence[str]) -> Iterator[Future[bytes]]:
+        """The bytes of each file, read while those before it are coded."""
+        self._readers = self._readers or ThreadPoolExecutor(_AHEAD, "readers")
+        reading: deque[Future[bytes]] = deque()
+        for path in paths:
+            reading.append(self._readers.submit(stores.read, self._files, path))
+            if len(reading) > _AHEAD:
+                yield reading.popleft()
+        yield from reading
+
+    def _one(self, path: str, outputs: list[str], data: Future[bytes]) -> dict[str, Any]:
+        row = _row(path, outputs)
         with collected() as messages:
             try:
+                content = data.result()
                 if self._convert is None:
                     self._convert = self._recipe.convert()
-                made, figures = self._convert(data.as_py(), path, outputs)
-                for output, content in zip(outputs, made, strict=True):
-                    stores.write(self._targets, output, content)
+                made, figures = self._convert(content, path, outputs)
+                for output, coded in zip(outputs, made, strict=True):
+                    stores.write(self._targets, output, coded)
                 return {**row, **asdict(figures), "warnings": messages}
             except (UgicError, MemoryError, OSError) as reason:
                 outcome = failed(Path(path), reason)
