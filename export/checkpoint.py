@@ -20,13 +20,15 @@ from ugicm.export.compressai_zoo import (
 from ugicm.export.mlic_source import architecture_of_mlic, load_mlic, mlic_source
 from ugicm.export.source import Source
 from ugicm.export.state import state_of
+from ugicm.export.tcm_source import NAME as TCM_NAME
+from ugicm.export.tcm_source import is_tcm, load_tcm, tcm_source
 from ugicm.export.ugicm import ugicm_source, with_analysis
 from ugicm.export.vbr_source import variable_source
 from ugicm.export.wavefront_source import wavefront_source
 from ugicm.models.ugicm import UGICM, UGICMConfig
 
 FORMAT = "ugicm-checkpoint-1"
-TAKEN = f"ugicm.training.train, UG-ICM's or MLIC++'s authors, or CompressAI's {', '.join(SERVED)}"
+TAKEN = f"ugicm.training.train, UG-ICM's, MLIC++'s or TCM's authors, or CompressAI's {', '.join(SERVED)}"
 
 
 def load(path: Path, architecture: str | None = None) -> Source:
@@ -95,6 +97,13 @@ def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> So
             raise CheckpointError(f"{path}: holds {name}, not {architecture}; leave --arch out")
         try:
             return mlic_source(*load_mlic(state))
+        except ZooError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    if state is not None and is_tcm(state):
+        if architecture not in (None, TCM_NAME):
+            raise CheckpointError(f"{path}: holds {TCM_NAME}, not {architecture}; leave --arch out")
+        try:
+            return tcm_source(*load_tcm(state))
         except ZooError as error:
             raise CheckpointError(f"{path}: {error}") from error
     found = architecture or (architecture_of(state) if state else None)

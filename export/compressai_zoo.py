@@ -46,7 +46,6 @@ _STAGES = (
 )
 REFUSED = {
     "channel-conditional": _STAGES,
-    "TCM": _STAGES,
     "STF": _STAGES,
     "ELiC-ReImplemetation": _STAGES,
     "MLIC": _STAGES,
@@ -55,7 +54,6 @@ REFUSED = {
 """Architecture → why not."""
 
 _OTHERS = {
-    "TCM": ("cc_mean_transforms.", "atten_mean."),
     "STF": ("cc_mean_transforms.", "syn_layers."),
     "channel-conditional": ("cc_mean_transforms.",),
     "ELiC-ReImplemetation": ("cc_transforms.", "ParamAggregation."),

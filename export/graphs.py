@@ -121,8 +121,8 @@ def _forms(module: nn.Module) -> dict[str, list[np.ndarray]]:
     """Parameters and buffers by name, each as it is and as the exporter may compute it in advance."""
     forms = {name: [t.numpy(), *([t.T.numpy()] if t.dim() == 2 else [])] for name, t in module.state_dict().items()}
     for scope, inner in module.named_modules():
-        for name, value in getattr(inner, "precomputed", dict)().items():
-            forms[f"{scope}.{name}"].append(value.detach().numpy())
+        for name, values in getattr(inner, "precomputed", dict)().items():
+            forms[f"{scope}.{name}"] += [value.detach().numpy() for value in values]
     return forms
 
 

@@ -121,9 +121,9 @@ class LocalContext(nn.Module):
         of_even_rows = row * (width + k - 1) + column
         return torch.stack([of_even_rows, of_even_rows + width + k]).reshape(-1)
 
-    def precomputed(self) -> dict[str, Tensor]:
-        """Tensors that depend on one parameter alone, by the name of that parameter."""
-        return {"relative_position_table": self._bias()}
+    def precomputed(self) -> dict[str, tuple[Tensor, ...]]:
+        """Forms of tensors that depend on one parameter alone, by the name of that parameter."""
+        return {"relative_position_table": (self._bias(),)}
 
     def _bias(self) -> Tensor:
         """(heads, 1, k², k²): what a place's score for another gets by where they lie to each other."""

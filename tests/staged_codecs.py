@@ -14,9 +14,10 @@ import torch
 
 from tests.compressai_models import STAGED_WIDTHS, lively, lively_staged
 from tests.mlic_models import lively_mlic
+from tests.tcm_models import lively_tcm
 from ugicm.export.to_onnx import main as export
 
-NAMES = (*STAGED_WIDTHS, "ugicm-mlicpp")
+NAMES = (*STAGED_WIDTHS, "ugicm-mlicpp", "tcm")
 WIDE, WIDTHS = "mbt2018-mean", (192, 320)
 
 
@@ -24,6 +25,8 @@ def model(name: str) -> Any:
     """The random network of one of `NAMES`, or of `WIDE`."""
     if name == "ugicm-mlicpp":
         return lively_mlic("ugicm")
+    if name == "tcm":
+        return lively_tcm()
     return lively(WIDE, *WIDTHS) if name == WIDE else lively_staged(name, *STAGED_WIDTHS[name][0])
 
 

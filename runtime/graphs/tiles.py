@@ -3,7 +3,8 @@
 A graph of convolutions reads a bounded neighbourhood: its *reach*. Near a cut a window's result is wrong, since zero
 padding stands where the image goes on; what lies within the reach of a cut is therefore dropped, and the neighbour's
 kept. At the image's own borders a window is padded as the whole image is. Lengths here are in *units*: the coarsest
-grid of a graph's inputs and outputs, so that cuts fall on whole positions of all of them.
+grid of a graph's inputs and outputs, so that cuts fall on whole positions of all of them. A graph with attention within
+windows is cut where these meet, every so many units (`Grid.step`); then a cut changes nothing beyond the reach either.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,12 @@ def tiles(height: int, width: int, halo: int, area: float) -> list[Tile]:
     return [Tile(r, c) for r in spans(height, rows, halo) for c in spans(width, columns, halo)]
 
 
+def stepped(height: int, width: int, halo: int, area: float, step: int) -> list[Tile]:
+    """`tiles` that begin and end at multiples of `step`, as height and width do."""
+    coarse = tiles(height // step, width // step, -(-halo // step), area / step**2)
+    return [Tile(*(Span(*(step * n for n in astuple(span))) for span in tile)) for tile in coarse]
+
+
 def cut(array: np.ndarray, tile: Tile, per_unit: int, image: bool = False) -> np.ndarray:
     """The window of an (N, C, H, W) array, or of an image, (N, H, W, C)."""
     rows, columns = (slice(span.start * per_unit, span.stop * per_unit) for span in tile)
@@ -94,6 +101,7 @@ def measured_reach(
     run: Callable[[dict[str, np.ndarray]], np.ndarray],
     sample: Sample,
     per_unit: Mapping[str, int],
+    step: int = 1,
 ) -> int | None:
     """The reach of a float graph: how far from a change of its input its output changes, on random inputs.
 
@@ -104,14 +112,18 @@ def measured_reach(
         run: inputs to output: (N, C, H, W), or (N, H, W, C) of uint8.
         sample: generator, height and width in units, to inputs.
         per_unit: positions a unit of the inputs with rows and columns; the others are never changed.
+        step: units between places where the graph may be cut.
 
     Returns:
         Units, or None for a graph that reads 32 of them or farther: it cannot be tiled.
     """
     rng = np.random.default_rng(0)
+    narrow = max(4, step)
     for length in (16, 64):
         middle, found = length // 2, 0
-        for axis, size in enumerate(((length, 4), (4, length))):
+        if middle % step:
+            continue
+        for axis, size in enumerate(((length, narrow), (narrow, length))):
             for _ in range(2):
                 one, other = sample(rng, *size), sample(rng, *size)
                 base = run(one)
@@ -231,7 +243,8 @@ class Tiler:
     def _reach(self, graph: str, sample: Sample, per_unit: Mapping[str, int], loud: int = 0) -> int | None:
         """Measured once for each loudness: quiet inputs do not show how far loud ones reach."""
         if (graph, loud) not in self._reaches:
-            self._reaches[graph, loud] = measured_reach(lambda inputs: self._run(graph, inputs), sample, per_unit)
+            step = self._area.grids[graph if graph in self._area.grids else "g_s"].step
+            self._reaches[graph, loud] = measured_reach(lambda inputs: self._run(graph, inputs), sample, per_unit, step)
         return self._reaches[graph, loud]
 
     def _assemble(
@@ -251,8 +264,8 @@ class Tiler:
             with given_back():
                 return compute(Tile(Span(0, height, 0, height), Span(0, width, 0, width)))
         outs: list[np.ndarray] = []
-        n = self._area.grids[graph].output
-        windows = list(tiles(height, width, reach, self._area.units(graph) / sessions))
+        n, step = self._area.grids[graph].output, self._area.grids[graph].step
+        windows = stepped(height, width, reach, self._area.units(graph) / sessions, step)
         for tile in windows:
             with given_back() if tile is windows[-1] else nullcontext():
                 parts = compute(tile)

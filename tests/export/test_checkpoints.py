@@ -153,7 +153,6 @@ def test_bad_safetensors_are_refused(name: str, tmp_path: Path) -> None:
 
 
 OTHERS = {
-    "TCM": ("g_a.0.conv1.weight", "cc_mean_transforms.0.0.weight", "atten_mean.0.0.in_conv.weight"),
     "STF": ("h_a.0.weight", "layers.0.blocks.0.attn.qkv.weight", "syn_layers.0.x", "cc_mean_transforms.0.0.weight"),
     "channel-conditional": ("g_a.0.weight", "cc_mean_transforms.0.0.weight"),
     "ELiC-ReImplemetation": ("g_a.0.weight", "cc_transforms.0.0.weight", "ParamAggregation.0.0.weight"),

@@ -358,7 +358,7 @@ def test_arch_overrides_what_the_keys_say(
         ("bmshj2018-hyperprior", "its weights are not those of bmshj2018-hyperprior"),
         ("bmshj2018-factorized", "(h_a.0.weight is none of them); is --arch right?"),
         ("jpeg", "unknown architecture 'jpeg'; there are bmshj2018-factorized, "),
-        ("TCM", "a TCM model is not served: "),
+        ("STF", "a STF model is not served: "),
     ):
         assert to_onnx.main([str(path), "--arch", name]) == 2
         error = capsys.readouterr().err
