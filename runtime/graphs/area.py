@@ -51,7 +51,7 @@ class Area:
         }
         window = manifest.model.get("window")  # of attention, in pixels of the image: cuts fall between windows
         if isinstance(window, int) and window > 0 and coarse % window == 0:
-            self.grids = {k: grid._replace(step=max(1, window // grid.unit)) for k, grid in self.grids.items()}
+            self.grids = {k: Grid(*grid[:4], max(1, window // grid.unit)) for k, grid in self.grids.items()}
         self._kmac = told if isinstance(told := manifest.model.get("kmac_per_pixel"), dict) else {}
 
     def units(self, graph: str) -> float:
