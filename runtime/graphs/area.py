@@ -21,7 +21,6 @@ class Grid(NamedTuple):
     unit: int  # pixels of the image, a side
     inputs: dict[str, int]  # positions a unit of each input that has rows and columns
     output: int  # positions a unit of the output
-    step: int = 1  # units between places where the graph may be cut
 
 
 class Area:
@@ -49,9 +48,6 @@ class Area:
             "context": Grid("context", fine, {"symbols": 1, "mean": 1, "anchor": 1}, 1),
             "g_s": Grid("g_s", fine, {"y_hat": 1}, fine),
         }
-        window = manifest.model.get("window")  # of attention, in pixels of the image: cuts fall between windows
-        if isinstance(window, int) and window > 0 and coarse % window == 0:
-            self.grids = {k: Grid(*grid[:4], max(1, window // grid.unit)) for k, grid in self.grids.items()}
         self._kmac = told if isinstance(told := manifest.model.get("kmac_per_pixel"), dict) else {}
 
     def units(self, graph: str) -> float:

@@ -130,7 +130,7 @@ class Networks:
         """Runs graphs on what is too large for one piece."""
         from ugicm.runtime.graphs.tiles import Tiler
 
-        return Tiler(self.area, self.whole)
+        return Tiler(self.area, self.whole, self.bundle.manifest.model.get("window"))
 
     def run(self, graph: str, **inputs: Any) -> Any:
         """The first output of a graph, in tiles where the image is large and the graph allows it."""

@@ -4,7 +4,7 @@ A graph of convolutions reads a bounded neighbourhood: its *reach*. Near a cut a
 padding stands where the image goes on; what lies within the reach of a cut is therefore dropped, and the neighbour's
 kept. At the image's own borders a window is padded as the whole image is. Lengths here are in *units*: the coarsest
 grid of a graph's inputs and outputs, so that cuts fall on whole positions of all of them. A graph with attention within
-windows is cut where these meet, every so many units (`Grid.step`); then a cut changes nothing beyond the reach either.
+windows is cut where these meet, every so many units; then a cut changes nothing beyond the reach either.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -151,11 +151,13 @@ class Tiler:
     Args:
         area: how large a piece may be.
         run: runs a graph whole.
+        window: pixels, a side, that windows of attention fill, as a manifest tells it; None without attention.
     """
 
-    def __init__(self, area: Area, run: Run) -> None:
+    def __init__(self, area: Area, run: Run, window: Any = None) -> None:
         self._area = area
         self._run = run
+        self._window = window if isinstance(window, int) and window > 0 else 1
         self._reaches: dict[tuple[str, int], int | None] = {}
 
     def run(self, graph: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -243,9 +245,13 @@ class Tiler:
     def _reach(self, graph: str, sample: Sample, per_unit: Mapping[str, int], loud: int = 0) -> int | None:
         """Measured once for each loudness: quiet inputs do not show how far loud ones reach."""
         if (graph, loud) not in self._reaches:
-            step = self._area.grids[graph if graph in self._area.grids else "g_s"].step
+            step = self._step(graph)
             self._reaches[graph, loud] = measured_reach(lambda inputs: self._run(graph, inputs), sample, per_unit, step)
         return self._reaches[graph, loud]
+
+    def _step(self, graph: str) -> int:
+        """Units between places where a graph may be cut."""
+        return max(1, self._window // self._area.grids[graph if graph in self._area.grids else "g_s"].unit)
 
     def _assemble(
         self,
@@ -264,7 +270,9 @@ class Tiler:
             with given_back():
                 return compute(Tile(Span(0, height, 0, height), Span(0, width, 0, width)))
         outs: list[np.ndarray] = []
-        n, step = self._area.grids[graph].output, self._area.grids[graph].step
+        n, step = self._area.grids[graph].output, self._step(graph)
+        if height % step or width % step:
+            step = 1
         windows = stepped(height, width, reach, self._area.units(graph) / sessions, step)
         for tile in windows:
             with given_back() if tile is windows[-1] else nullcontext():
