@@ -32,8 +32,8 @@ from ugicm.runtime.measures.metrics import ms_ssim, psnr
 from ugicm.runtime.symbols import checkerboard, gains_of, z_rows
 
 SCHEDULES = {
-    1: Schedule(5, 0.2, 0.6),
-    2: Schedule(10, 0.1, 0.8, hot=0.5),
+    1: Schedule(5, 0.18, 0.6),
+    2: Schedule(10, 0.12, 0.8, hot=0.3),
     3: Schedule(200, 0.03, 0.9, random=True, hot=0.5, second=0.99),
 }
 """By effort; 0 takes no step."""

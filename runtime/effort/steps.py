@@ -1,13 +1,15 @@
 """Gradient steps on the latents of one picture, with symbols relaxed and `z` kept.
 
 A symbol is relaxed to floor + sigmoid((fraction − ½) / temperature), which tends to rounding as the temperature falls.
-Adam's second moment is averaged over each channel, so that symbols whose gradient is rarely large are not thrown about.
+Adam's second moment is averaged over the symbols of each table row: symbols of one scale have gradients of one size, and
+those whose gradient is rarely large are not thrown about. (Averaged over channels it saves about a percent less.)
 Rate and rounding are numpy's, the distortion and the context run as graphs. Compare Yang, Bamler and Mandt,
 "Improving inference for neural image compression", NeurIPS 2020.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +18,8 @@ import numpy as np
 
 from ugicm.runtime.effort.rate import Rate
 
-COLD = 0.05
-LONGEST = 2.5  # of a step, in root mean squares of a channel: few large gradients among zeros would throw symbols far
+COLD = 0.06
+LONGEST = 2.5  # of a step, in root mean squares of a row: few large gradients among zeros would throw symbols far
 COOLING = 10.0  # how far the step falls from the first to the last
 
 
@@ -28,7 +30,7 @@ class Schedule:
     Attributes:
         random: whether symbols are drawn between their two neighbours, by stochastic Gumbel annealing, rather than
             relaxed; the same draws at every run.
-        hot: the temperature of the first step; the last has `COLD`.
+        hot: the temperature of the first step; it falls evenly to `COLD`, by equal factors where symbols are drawn.
         second: how much of Adam's second moment a step keeps.
     """
 
@@ -36,7 +38,7 @@ class Schedule:
     length: float
     momentum: float
     random: bool = False
-    hot: float = 0.35
+    hot: float = 0.2
     second: float = 0.9
 
 
@@ -100,19 +102,24 @@ def descend(
     """`y`, float32, after the steps of a schedule; `watch` hears of each step and its loss in bits."""
     y = latents.y.copy()
     first = np.zeros_like(y)
-    second = np.zeros((1, y.shape[1], 1, 1), np.float32)
+    second = np.zeros(int(latents.rows.max()) + 1)
+    members = np.maximum(np.bincount(latents.rows.ravel()), 1)
     n, rng = schedule.steps, np.random.default_rng(0)
     for step in range(n):
         part = step / max(1, n - 1)
-        temperature = schedule.hot * (COLD / schedule.hot) ** part
+        if schedule.random:
+            temperature = schedule.hot * (COLD / schedule.hot) ** part
+        else:
+            temperature = schedule.hot + (COLD - schedule.hot) * part
         soften = partial(draw, rng=rng) if schedule.random else relax
         gradient, loss = _gradient(y, latents, rate, distort, partial(soften, temperature=temperature), refine, pull)
         first = schedule.momentum * first + (1 - schedule.momentum) * gradient
-        power = np.mean(np.square(gradient), axis=(2, 3), keepdims=True)
+        power = np.bincount(latents.rows.ravel(), np.square(gradient).ravel()) / members
         second = schedule.second * second + (1 - schedule.second) * power
         scale = np.sqrt(second / (1 - schedule.second ** (step + 1))) * (1 - schedule.momentum ** (step + 1))
-        length = schedule.length * COOLING**-part
-        y -= np.float32(length) * np.clip(first / (scale + np.float32(1e-12)), -LONGEST, LONGEST)
+        scales = (scale + 1e-12).astype(np.float32)[latents.rows]
+        length = schedule.length * (1 / COOLING + (1 - 1 / COOLING) * (1 + math.cos(math.pi * part)) / 2)
+        y -= np.float32(length) * np.clip(first / scales, -LONGEST, LONGEST)
         if watch is not None:
             watch(step, loss)
     return y
