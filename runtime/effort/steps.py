@@ -1,8 +1,8 @@
 """Gradient steps on the latents of one picture, with symbols relaxed and `z` kept.
 
 A symbol is relaxed to floor + sigmoid((fraction − ½) / temperature), which tends to rounding as the temperature falls.
-Adam's second moment is averaged over the symbols of each table row: symbols of one scale have gradients of one size, and
-those whose gradient is rarely large are not thrown about. (Averaged over channels it saves about a percent less.)
+Adam's second moment is averaged over the symbols of each table row: symbols of one scale have gradients of one size,
+and those whose gradient is rarely large are not thrown about.
 Rate and rounding are numpy's, the distortion and the context run as graphs. Compare Yang, Bamler and Mandt,
 "Improving inference for neural image compression", NeurIPS 2020.
 """

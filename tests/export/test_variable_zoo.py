@@ -23,6 +23,8 @@ from ugicm.export.to_onnx import main as export
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime import bitstream
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
+from ugicm.runtime.errors import UsageError
+from ugicm.runtime.measures.metrics import psnr
 from ugicm.runtime.symbols import least_bits, z_rows
 from ugicm.runtime.tables import Tables
 
@@ -159,6 +161,21 @@ def test_any_size_comes_back_at_every_level(codec: Codec, size: tuple[int, int])
         first = codec.decode(file)
         other = Codec(codec.bundle, OnnxRuntime(threads=2, level="disable")).decode(file)
         assert first.shape == image.shape and np.abs(other.astype(int) - first).max() <= 1
+
+
+def test_targets_are_met_between_levels_and_effort_is_refused(codec: Codec) -> None:
+    image = photograph(70, 33)
+    between = codec.encode(image, 4.5)
+    assert len(codec.encode(image, 4)) < len(between) < len(codec.encode(image, 5))
+    near = codec.encode(image, target_bpp=8 * len(between) / (70 * 33))
+    within = codec.encode(image, max_bytes=len(between))
+    assert abs(len(near) - len(between)) <= 2 and len(between) - 2 <= len(within) <= len(between)
+    for data in (near, within):
+        assert data[13] > 8 and codec.decode(data).shape == image.shape
+    level = psnr(image, codec.decode(between))
+    assert psnr(image, codec.decode(codec.encode(image, target_psnr=level))) == pytest.approx(level, abs=0.03)
+    with pytest.raises(UsageError, match="in stages"):
+        codec.encode(image, 4, effort=1)
 
 
 @torch.no_grad()

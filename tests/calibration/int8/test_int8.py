@@ -87,6 +87,22 @@ def test_it_is_the_same_codec(either: Path) -> None:
     assert after.files["g_a.onnx"] != before.files["g_a.onnx"]
 
 
+def test_effort_refines_as_a_float_network(bundle: Path) -> None:
+    """The file is better in both decoders, at the price that the codec itself pays."""
+    floating, integer = Codec.from_bundle(threads=1), Codec.from_bundle(bundle, threads=1)
+    image = photographs()[0]
+
+    def costs(data: bytes, price: float) -> list[float]:
+        pictures = [codec.decode(data).astype(float) for codec in (integer, floating)]
+        return [8 * len(data) + price * float(np.square(picture - image).sum()) for picture in pictures]
+
+    less, plain, more = (integer.encode(image, quality) for quality in (4, 5, 6))
+    free = [float(np.square(integer.decode(data).astype(float) - image).sum()) for data in (less, more)]
+    price = 8 * (len(more) - len(less)) / (free[0] - free[1])
+    refined = integer.encode(image, 5, effort=1)
+    assert all(after < 0.99 * before for after, before in zip(costs(refined, price), costs(plain, price), strict=True))
+
+
 def test_files_of_either_decode_in_the_other_within_the_tolerance(either: Path) -> None:
     """The mean over what was calibrated on: the tolerance holds for each half, twice it for both."""
     floating, integer = Codec.from_bundle(threads=1), Codec.from_bundle(either, threads=1)

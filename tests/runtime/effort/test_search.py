@@ -49,8 +49,14 @@ def test_effort_costs_less_at_the_codecs_own_price(codec: Codec, photograph: np.
     assert files[0] == codec.encode(photograph, quality) == codec.answer(encoding(codec.bundle, photograph, quality))
 
 
-def test_the_reference_decoder_reads_what_effort_wrote(codec: Codec, photograph: np.ndarray) -> None:
-    stream = bitstream.parse(codec.encode(photograph[:70, :50], 4, effort=1))
+@pytest.mark.parametrize("effort", [1, 2, 3])
+def test_the_reference_decoder_reads_what_effort_wrote(
+    codec: Codec, photograph: np.ndarray, effort: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(search.SCHEDULES, 3, replace(search.SCHEDULES[3], steps=5))
+    data = codec.encode(photograph[:70, :50], 4, effort)
+    assert data != codec.encode(photograph[:70, :50], 4)
+    stream = bitstream.parse(data)
     tables = [codec.bundle.z_tables, codec.bundle.y_tables]
     rows_z = z_rows((1, 64, 2, 1))
     z = np.array(decoded([stream.z], rows_z, tables[0])).reshape(rows_z.shape)
@@ -104,6 +110,27 @@ def test_windows_give_the_gradient_of_the_whole(codec: Codec, photograph: np.nda
     decoded = np.asarray(next(iter(codec.networks.pictures(y_hat, 5, [found.views[0][1]])))).astype(float)
     # Decoding rounds; the loss does not.
     assert whole[1] == pytest.approx(np.square(decoded - found.padded).sum(), rel=0.02)
+
+
+def test_a_picture_searched_in_windows_costs_what_it_costs_whole(
+    codec: Codec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.ascontiguousarray(np.concatenate([photograph, photograph[:, ::-1]], axis=1))
+    plain, whole = codec.encode(image, 5), codec.encode(image, 5, effort=1)
+    cut: list[int] = []
+
+    def counted(*arguments: int) -> list[Tile]:
+        found = tiles(*arguments)
+        cut.append(len(found))
+        return found
+
+    monkeypatch.setattr(search, "tiles", counted)
+    monkeypatch.setattr(search, "LARGEST_WINDOW", 160 * 160)
+    pieces = codec.encode(image, 5, effort=1)
+    assert cut[0] > 1 and cut == cut[:1]
+    each = price(codec, image, 5)
+    costs = [8 * len(data) + each * squares(codec, image, data) for data in (plain, whole, pieces)]
+    assert costs[2] == pytest.approx(costs[1], rel=1e-3) and costs[2] < 0.99 * costs[0]
 
 
 def test_bits_between_symbols_are_interpolated(codec: Codec) -> None:
