@@ -106,7 +106,7 @@ def test_the_picture_is_compressais(exported: Exported, size: tuple[int, int]) -
 
 
 def test_effort_searches_these_too(exported: Exported, request: pytest.FixtureRequest) -> None:
-    """Random weights often have no price, and the plain file stays; the hyperprior's has one that favours the picture."""
+    """Random weights often give no price, and the plain file stays; the hyperprior has one."""
     image, codec = photograph(128, 192), exported.codec
     plain, refined = codec.encode(image), codec.encode(image, effort=1)
     squares = [np.square(codec.decode(data).astype(float) - image).sum() for data in (plain, refined)]
