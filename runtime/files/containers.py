@@ -150,10 +150,10 @@ def tiff_facts(handle: BinaryIO) -> TiffFacts | None:
     if version not in (42, 43):
         return None
     big = version == 43
-    handle.seek(struct.unpack_from(f"{order}Q", head, 8)[0] if big else struct.unpack_from(f"{order}I", head, 4)[0])
     count_form, entry_form, entry_bytes = ("Q", "HHQ", 20) if big else ("H", "HHI", 12)
     room = 8 if big else 4  # bytes of a value that stands in its entry
     try:
+        handle.seek(struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0])
         count = struct.unpack(order + count_form, handle.read(8 if big else 2))[0]
         start = handle.tell()
         directory = handle.read(entry_bytes * min(count, _CHUNKS))

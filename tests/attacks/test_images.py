@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "wide.qoi": (lambda: b"qoif" + struct.pack(">IIBB", 2**32 - 1, 2**32 - 1, 3, 0) + bytes(9), ""),
     "nan.tiff": (lambda: wide_tiff("F", np.nan), "floating-point pixels"),
     "infinite.tiff": (lambda: wide_tiff("F", np.inf), "floating-point pixels"),
+    "beyond.tiff": (lambda: b"II+\0\x08\0\0\0" + b"\xd9" * 40, ""),  # a directory at 2^63 and more
     "below.tiff": (lambda: wide_tiff("I", -1), "32-bit pixels"),
 }
 TAKEN: dict[str, Callable[[], bytes]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,3 +115,20 @@ def test_inks_are_converted_by_their_profile() -> None:
             found, wanted = picture.pixels[4, column].astype(int), np.asarray(expected)[4, column]
             assert np.abs(found - wanted).max() <= 2, (form, found, wanted)
             assert np.abs(found - np.asarray(inks.convert("RGB"))[4, column]).max() > 10
+
+
+PRINTERS = sorted(Path("/usr/share/color/icc/ghostscript").glob("*cmyk.icc"))
+
+
+@pytest.mark.skipif(not PRINTERS, reason="no CMYK profiles of Ghostscript's here (Debian: libgs9-common)")
+@pytest.mark.parametrize("form", ["TIFF", "JPEG"])
+def test_inks_of_real_profiles(form: str) -> None:
+    inks = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8), "CMYK")
+    inks = inks.resize((64, 48), Image.Resampling.NEAREST)
+    for path in PRINTERS:
+        buffer, profile = io.BytesIO(), path.read_bytes()
+        inks.save(buffer, form, icc_profile=profile)
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        stored = Image.open(io.BytesIO(buffer.getvalue()))
+        expected = ImageCms.profileToProfile(stored, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        np.testing.assert_array_equal(read_picture(buffer.getvalue()).pixels, np.asarray(expected))
