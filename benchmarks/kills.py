@@ -4,7 +4,7 @@ Each time after a random while, by SIGKILL: the run's own process, one of its wo
 each kill every output is looked at: it is absent, or the very bytes of an uninterrupted run. In the end the tree of the
 killed runs must equal that of the uninterrupted one, file by file, with nothing beside it.
 
-`--export N` kills writers of one bundle instead: see `benchmarks.export_kills`.
+`--export N` kills exports to one bundle instead: see `benchmarks.export_kills`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_kills import kill_exports
 from ugicm.runtime.bundle import DEFAULT
 
 SIDES = (8, 65)  # of the pictures, pixels
@@ -103,11 +102,13 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--jobs", type=int, default=2)
     p.add_argument("--longest", type=float, default=12.0, help="seconds a run may last before it is killed")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--export", type=int, metavar="N", help="SIGKILLs to three writers of one bundle, and nothing else")
+    p.add_argument("--export", type=int, metavar="N", help="SIGKILLs to three exports to one bundle, and nothing else")
     args = p.parse_args(arguments)
     console = Console()
     if args.export is not None:
-        return kill_exports(args.bundle, args.export, args.seed, console)
+        from benchmarks.export_kills import kill_exports  # it needs PyTorch
+
+        return kill_exports(args.export, args.seed, console)
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         source, whole, out, log = (Path(folder) / name for name in ("in", "whole", "out", "log"))
