@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.house import ROOMS, ROOT
 from tests.small import small
 from ugicm.training.checkpoint import save, weights_of
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may hold a checkout
 THEIRS = (*ROOMS, "utils", "tests", "benchmarks")
 _LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
 
@@ -27,12 +29,12 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, work / "source", ignore=_LEFT_OUT)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", work]
-    subprocess.run([*build, work / "source"], check=True, capture_output=True)
+    subprocess.run([*build, work / "source"], check=True, capture_output=True, env=ENVIRONMENT)
     (wheel,) = work.glob("*.whl")
     venv.create(work / "env", with_pip=False)
     python = work / "env" / "bin" / "python"
     into = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
-    subprocess.run(into, check=True, capture_output=True)
+    subprocess.run(into, check=True, capture_output=True, env=ENVIRONMENT)
     (site,) = (work / "env" / "lib").glob("python*/site-packages")
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
@@ -50,7 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *command: str | Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
