@@ -172,7 +172,7 @@ def read_plain(file: Path, most: int) -> bytes:
     if os.path.islink(file) or (os.path.exists(file) and not os.path.isfile(file)):
         raise BundleError(f"{file}: is a symbolic link or no regular file; a bundle holds plain files only")
     with file.open("rb") as stream:
-        return stream.read(most)
+        return stream.read(min(most, os.fstat(stream.fileno()).st_size + 1))
 
 
 def read_manifest(path: Path) -> Manifest:

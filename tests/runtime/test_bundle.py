@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,13 @@ def test_a_backend_that_is_not_exact_is_not_admitted(caplog: pytest.LogCaptureFi
     assert data == Codec.from_bundle(threads=1).encode(image)
     assert "wrong is not admitted for the exact path" in caplog.text
     assert admitted_runner(bundle, Wrong()) is not None
+
+
+def test_a_manifest_takes_the_memory_of_its_own_size() -> None:
+    """Where a large picture has left little memory, a buffer of the largest size was too much for the next file."""
+    read_manifest(DEFAULT)
+    tracemalloc.start()
+    read_manifest(DEFAULT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
