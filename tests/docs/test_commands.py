@@ -92,7 +92,7 @@ def test_commands_in_the_text_exist(name: str) -> None:
 
 
 def check(command: str, where: str) -> None:
-    """Modules, verbs, options, extras and test files that a command names are there."""
+    """Modules, verbs, options, our extras and test files that a command names are there."""
     words = command.split("#")[0].split()
     for i, word in enumerate(words):
         if word == "-m" and i and re.search(r"python[\d.]*$", words[i - 1]) and i + 1 < len(words):
@@ -109,7 +109,7 @@ def check(command: str, where: str) -> None:
         assert words[1] in cli.VERBS, f"{where}: {command}: there is no verb {words[1]}"
         assert_options(words[2:], help_of(words[1]), f"{where}: {command}")
     if "pip" in " ".join(words[:2]) and "install" in words:
-        for extra in re.findall(r"\[([\w,]+)\]", command):
+        for extra in re.findall(r"(?:ugicm|\.)\[([\w,]+)\]", command):
             for one in extra.split(","):
                 assert f'"{one}": ' in (ROOT / "setup.py").read_text(encoding="utf-8"), f"{where}: no extra {one}"
 
