@@ -82,7 +82,8 @@ class OnnxRuntime:
             raise BackendError(f"this build of ONNX Runtime has no {self.provider}; ask for another backend")
         options = self.options()
         values = {k: library.OrtValue.ortvalue_from_numpy(v) for k, v in (weights or {}).items()}
-        options.add_external_initializers(list(values), list(values.values()))
+        if values:
+            options.add_external_initializers(list(values), list(values.values()))
         try:
             session = library.InferenceSession(model, options, providers=[self.provider], enable_fallback=0)
             outputs = [o.name for o in session.get_outputs()]
