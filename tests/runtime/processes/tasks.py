@@ -77,12 +77,19 @@ def gone(pid: int) -> bool:
     return False
 
 
+def open_files(pid: int | str = "self") -> dict[int, str]:
+    """What a process has open, by number."""
+    found: dict[int, str] = {}
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile: the listing's own
+            found[int(file.name)] = os.readlink(file)
+    return found
+
+
 def named_memory(*pids: int) -> list[str]:
     """Shared memory with a name that these processes have mapped or open; that of other processes is not theirs."""
     held: list[str] = []
     for pid in pids:
         held += [line.split(maxsplit=5)[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
-        for file in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):  # closed meanwhile: the listing's own
-                held.append(os.readlink(file))
+        held += open_files(pid).values()
     return [name for name in held if name.startswith("/dev/shm/") and not name.endswith(" (deleted)")]
