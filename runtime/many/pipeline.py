@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -220,7 +221,7 @@ class _Line:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="pipeline", daemon=True)
         self._thread.start()
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
         atexit.register(self.close)  # for a run that nobody ends: after this, threads no longer answer
 
     async def work(self, number: int, source: Source, begin: Callable[[int, Source], flow.Flow[Any]]) -> Any:
@@ -279,8 +280,8 @@ class _Line:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def close(self) -> None:
-        if self._closed:
-            return
+        if self._closed or self._process != os.getpid():
+            return  # after a fork, threads and workers are the parent's, and nothing here would answer
         self._closed = True
         atexit.unregister(self.close)
         self.start(self._leave()).result()

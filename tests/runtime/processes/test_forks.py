@@ -72,6 +72,39 @@ def test_a_fork_decodes_and_ends(threads: int) -> None:
     assert done.stdout.count("said, not flushed") == 5 and done.stdout.endswith("end\n")
 
 
+UNDER_WAY = """
+import gc, os, sys, time
+import numpy as np
+from ugicm import Codec
+
+codec = Codec.from_bundle(sys.argv[1], threads=1)
+outcomes = codec.decode_many([codec.encode(np.full((64, 64, 3), 90, np.uint8))] * 9, workers=0, ahead=2)
+next(outcomes)
+time.sleep(0.3)  # what is read ahead is done
+for kind in ("dropped", "left"):
+    pid = os.fork()
+    if not pid:
+        if kind == "dropped":
+            del outcomes
+            gc.collect()
+        sys.exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+print([outcome.error for outcome in outcomes])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_files_are_under_way_ends_and_the_parent_goes_on() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_WAY, str(BUNDLE)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{[None] * 8}\n")
+
+
 def test_a_codec_is_opened_again_where_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(BUNDLE, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
