@@ -92,18 +92,12 @@ def _own(values: dict[str, Any], path: Path) -> UGICM:
 def _foreign(values: dict[Any, Any], path: Path, architecture: str | None) -> Source:
     """The `Source` of a checkpoint that `ugicm.training` did not write, if it is one that is taken."""
     state = state_of(values)
-    if state is not None and (name := architecture_of_mlic(state)):
+    name = None if state is None else architecture_of_mlic(state) or (TCM_NAME if is_tcm(state) else None)
+    if state is not None and name is not None:
         if architecture not in (None, name):
             raise CheckpointError(f"{path}: holds {name}, not {architecture}; leave --arch out")
         try:
-            return mlic_source(*load_mlic(state))
-        except ZooError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-    if state is not None and is_tcm(state):
-        if architecture not in (None, TCM_NAME):
-            raise CheckpointError(f"{path}: holds {TCM_NAME}, not {architecture}; leave --arch out")
-        try:
-            return tcm_source(*load_tcm(state))
+            return tcm_source(*load_tcm(state)) if name == TCM_NAME else mlic_source(*load_mlic(state))
         except ZooError as error:
             raise CheckpointError(f"{path}: {error}") from error
     found = architecture or (architecture_of(state) if state else None)

@@ -7,7 +7,7 @@ column is odd, then the others; each is followed by its latent residual predicti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,12 +23,11 @@ from ugicm.export.compressai_source import (
     integer_probabilities,
     tolerance_of,
 )
-from ugicm.export.compressai_zoo import ZooError, scales_of, unfit
 from ugicm.export.lowering import lower_inside
+from ugicm.export.rebuilt import kmac_per_pixel, rebuilt
 from ugicm.export.source import GraphSource, ImageOutput, Source, digest
 from ugicm.export.staged_source import BAND_BITS, BLOCK, ScaleIndex, even_mask
 from ugicm.models.conditioning import HUMAN, MACHINE
-from ugicm.models.macs import count_macs
 from ugicm.models.mlic import LATENT_STRIDE, MLIC, STRIDE, MLICConfig
 from ugicm.models.mlic_contexts import EVEN, ODD
 from ugicm.runtime.schedule import Schedule, Stage
@@ -58,18 +57,7 @@ def load_mlic(state: Mapping[str, Tensor]) -> tuple[MLIC, np.ndarray]:
     Raises:
         ZooError: weights that are not those of such a network.
     """
-    weights = {k: v for k, v in state.items() if not k.endswith(_FOLLOWS)}
-    try:
-        config = MLICConfig.of({name: tuple(tensor.shape) for name, tensor in weights.items()})
-        model = MLIC(config)
-    except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise ZooError(f"its weights are not those of MLIC++ ({str(error).splitlines()[0]})") from error
-    if reason := unfit(model, weights):
-        raise ZooError(f"its weights are not those of MLIC++ ({reason})")
-    model.load_state_dict(weights, strict=False)
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise ZooError("some of its weights are not finite; take a checkpoint of before the training diverged")
-    return model.eval(), scales_of(state, hyperprior=True)
+    return rebuilt("MLIC++", state, _FOLLOWS, lambda shapes: MLIC(MLICConfig.of(shapes)))
 
 
 class ConditionalSynthesisGraph(nn.Module):
@@ -223,22 +211,18 @@ def _transform_graphs(model: MLIC, examples: _Examples) -> dict[str, GraphSource
 
 
 def _kmac_per_pixel(model: MLIC) -> dict[str, float]:
-    """kMAC/pixel of the transforms, of all stages, and of "encode" and "decode"; products within attention apart."""
+    """As `rebuilt.kmac_per_pixel`."""
     x = torch.zeros(1, 3, _MACS_SIDE, _MACS_SIDE)
     y = torch.zeros(1, model.config.latent, _MACS_SIDE // LATENT_STRIDE, _MACS_SIDE // LATENT_STRIDE)
     z = torch.zeros(1, model.config.width, _MACS_SIDE // STRIDE, _MACS_SIDE // STRIDE)
     vectors = torch.zeros(1, sum(model.g_s.widths)) if model.config.preference else None
-    runs: dict[str, tuple[nn.Module, Callable[[], Any]]] = {
+    runs = {
         "g_a": (model.g_a, lambda: model.g_a(x)),
         "h_a": (model.h_a, lambda: model.h_a(y)),
         "h_s": (model.h_s, lambda: model.h_s(z)),
         "g_s": (model.g_s, lambda: model.g_s(y, vectors)),
     }
-    counts = {k: count_macs(module, run) / _MACS_SIDE**2 / 1000 for k, (module, run) in runs.items()}
-    whole = count_macs(model, lambda: model.encode(x)) / _MACS_SIDE**2 / 1000
-    counts["stages"] = whole - counts["g_a"] - counts["h_a"] - counts["h_s"]
-    counts["encode"], counts["decode"] = whole, counts["h_s"] + counts["stages"] + counts["g_s"]
-    return {k: round(v, 3) for k, v in counts.items()}
+    return kmac_per_pixel(model, runs, lambda: model.encode(x), _MACS_SIDE**2)
 
 
 @torch.no_grad()

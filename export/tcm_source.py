@@ -8,7 +8,7 @@ square has are folded into channels, as `torch.pixel_unshuffle` does it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,11 +23,10 @@ from ugicm.export.compressai_source import (
     integer_probabilities,
     tolerance_of,
 )
-from ugicm.export.compressai_zoo import ZooError, scales_of, unfit
 from ugicm.export.lowering import lower_inside
+from ugicm.export.rebuilt import Shapes, kmac_per_pixel, rebuilt
 from ugicm.export.source import GraphSource, Source, digest
 from ugicm.export.staged_source import BAND_BITS, BLOCK, ScaleIndex
-from ugicm.models.macs import count_macs
 from ugicm.models.tcm import HYPER_STRIDE, LATENT_STRIDE, TCM, HyperParameters, TCMConfig
 from ugicm.runtime.schedule import ALL, Schedule, Stage
 
@@ -48,20 +47,14 @@ def load_tcm(state: Mapping[str, Tensor]) -> tuple[TCM, np.ndarray]:
     Raises:
         ZooError: weights that are not those of such a network.
     """
-    weights = {k: v for k, v in state.items() if not k.endswith(_FOLLOWS)}
-    try:
-        config = TCMConfig.of({name: tuple(tensor.shape) for name, tensor in weights.items()})
+
+    def build(shapes: Shapes) -> TCM:
+        config = TCMConfig.of(shapes)
         if config.stride > _MOST_FOLDS * HYPER_STRIDE:
             raise ValueError(f"windows that are whole on multiples of {config.stride} pixels alone")
-        model = TCM(config)
-    except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise ZooError(f"its weights are not those of TCM ({str(error).splitlines()[0]})") from error
-    if reason := unfit(model, weights):
-        raise ZooError(f"its weights are not those of TCM ({reason})")
-    model.load_state_dict(weights, strict=False)
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise ZooError("some of its weights are not finite; take a checkpoint of before the training diverged")
-    return model.eval(), scales_of(state, hyperprior=True)
+        return TCM(config)
+
+    return rebuilt("TCM", state, _FOLLOWS, build)
 
 
 class FoldedAnalysis(nn.Module):
@@ -159,21 +152,17 @@ def _transform_graphs(model: TCM, examples: _Examples) -> dict[str, GraphSource]
 
 
 def _kmac_per_pixel(model: TCM, side: int) -> dict[str, float]:
-    """kMAC/pixel of the transforms, of all stages, and of "encode" and "decode"; products within attention apart."""
+    """As `rebuilt.kmac_per_pixel`, on a picture of `side` pixels a side."""
     x = torch.zeros(1, 3, side, side)
     y, z = (torch.zeros(1, n, side // s, side // s) for n, s in ((model.config.latent, 16), (model.config.hyper, 64)))
     h_s = model.hyper_synthesis()
-    runs: dict[str, tuple[nn.Module, Callable[[], Any]]] = {
+    runs = {
         "g_a": (model.g_a, lambda: model.g_a(x)),
         "h_a": (model.h_a, lambda: model.h_a(y)),
         "h_s": (h_s, lambda: h_s(z)),
         "g_s": (model.g_s, lambda: model.g_s(y)),
     }
-    counts = {k: count_macs(module, run) / side**2 / 1000 for k, (module, run) in runs.items()}
-    whole = count_macs(model, lambda: model.encode(x)) / side**2 / 1000
-    counts["stages"] = whole - counts["g_a"] - counts["h_a"] - counts["h_s"]
-    counts["encode"], counts["decode"] = whole, counts["h_s"] + counts["stages"] + counts["g_s"]
-    return {k: round(v, 3) for k, v in counts.items()}
+    return kmac_per_pixel(model, runs, lambda: model.encode(x), side**2)
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from ugicm.models.conditioning import HUMAN, MACHINE
 from ugicm.models.entropy import LOG_STEP, SCALE_MIN, SCALE_ROWS, bottleneck_probabilities
 from ugicm.models.macs import kmac_per_pixel
 from ugicm.models.ugicm import LATENT_STRIDE, STRIDE, UGICM, checkerboard
+from ugicm.runtime.effort.search import LARGER
 
 Z_REACH = 127
-EFFORT = "g_a.effort"
 IMAGE_IN = {0: "n", 1: "64h", 2: "64w"}
 LATENT = {0: "n", 2: "4h", 3: "4w"}
 
@@ -225,10 +225,10 @@ def with_analysis(source: Source, model: UGICM, larger: UGICM) -> Source:
     if differing:
         raise ValueError(f"differs from the codec in more than g_a ({differing[0]})")
     plain = source.graphs["g_a"]
-    counts = {**source.model["kmac_per_pixel"], EFFORT: round(kmac_per_pixel(larger)["g_a"], 1)}
+    counts = {**source.model["kmac_per_pixel"], LARGER: round(kmac_per_pixel(larger)["g_a"], 1)}
     return replace(
         source,
-        graphs={**source.graphs, EFFORT: replace(plain, module=AnalysisGraph(larger.eval()))},
+        graphs={**source.graphs, LARGER: replace(plain, module=AnalysisGraph(larger.eval()))},
         model={**source.model, "kmac_per_pixel": counts},
     )
 

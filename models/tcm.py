@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ugicm.models.entropy import compressai_module, entropy_bottleneck
+from ugicm.models.mlic import Output
 from ugicm.models.mlic_contexts import convolutions
 from ugicm.models.tcm_blocks import WindowGate, mixed, side_of_windows
 
@@ -136,16 +137,6 @@ def _levels(shapes: Mapping[str, tuple[int, ...]], part: str) -> tuple[_Level, .
             levels.append(level)
             level = _Level(0, 1, 0)
     return tuple(levels)
-
-
-class Output(NamedTuple):
-    """One pass over a picture: all (N, M, H/16, W/16) but `z`, (N, Nz, H/64, W/64), centred integers."""
-
-    scales: Tensor
-    means: Tensor
-    symbols: Tensor
-    y_hat: Tensor
-    z: Tensor
 
 
 class TCM(nn.Module):
