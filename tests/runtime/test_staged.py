@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from ugicm.runtime.encoder import container
 from ugicm.runtime.errors import BackendError, CorruptFileError, UgicError
 from ugicm.runtime.graphs import stages
 from ugicm.runtime.graphs.run import Networks
+from ugicm.runtime.guard import Rounding
 from ugicm.runtime.stage_admission import deviation
 
 
@@ -57,19 +60,24 @@ def test_many_at_once_are_those_one_by_one(staged: Codec, photograph: np.ndarray
 def test_stages_of_different_files_overlap(
     staged: Codec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the range coder reads one file's stage, the networks run another's: no file waits for one to end."""
+    """A file between two of its stages does not keep the networks from the stages of another."""
     files = [staged.encode(np.roll(photograph, 8 * i, 0)) for i in range(3)]
-    run, begun = stages.staged, Counter[str]()
+    run, rows, begun, another = stages.staged, Rounding.rows, Counter[str](), threading.Event()
     assert staged.bundle.manifest.schedule is not None
     last = staged.bundle.manifest.schedule.graphs[-1]
 
     def beginning(networks: Networks, inputs: dict[str, np.ndarray], graph: str) -> list[np.ndarray]:
-        if graph == last and not begun[last]:
-            assert begun["h_s"] > 1, "the first file's last stage ran before another file had begun"
         begun[graph] += 1
+        if begun["h_s"] > 1:
+            another.set()
         return run(networks, inputs, graph)
 
+    def waiting(rounding: Rounding, *arguments: Any) -> np.ndarray:
+        assert another.wait(30), "no other file was begun while the first stood between two stages"
+        return rows(rounding, *arguments)
+
     monkeypatch.setattr(stages, "staged", beginning)
+    monkeypatch.setattr(Rounding, "rows", waiting)
     assert all(outcome.error is None for outcome in staged.decode_many(files, workers=0))
     assert begun["h_s"] == begun[last] == 3
 
