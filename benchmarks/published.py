@@ -2,7 +2,7 @@
 
 Exports the checkpoint, encodes a picture and decodes it in one view and in both, each in a process of its own, and says
 what each took: minutes, and the peak of its memory. Without a checkpoint the weights are random, as PyTorch initialises
-them: neither time nor memory depends on them, the bits do.
+them: neither time nor memory depends on them, the bits do. `--one-view` is for checkpoints of other networks.
 """
 
 from __future__ import annotations
@@ -34,15 +34,25 @@ def write_random(path: Path) -> None:
     torch.save({"state_dict": MLIC(config).state_dict()}, path)
 
 
-def commands(checkpoint: Path, image: Path, folder: Path, threads: int | None) -> dict[str, list[str]]:
-    """The steps to measure, in order; `folder` takes the bundle, the file and the pictures."""
+def commands(
+    checkpoint: Path, image: Path, folder: Path, threads: int | None, views: bool = True
+) -> dict[str, list[str]]:
+    """The steps to measure, in order; `folder` takes the bundle, the file and the pictures.
+
+    Without `views` the codec has one view alone, which has no name.
+    """
     ugicm = [sys.executable, "-m", "ugicm"]
     bundle, file = folder / "bundle", str(folder / "file.ugic")
     shared = ["--bundle", str(bundle), *([] if threads is None else ["--threads", str(threads)])]
     decode = [*ugicm, "decode", file, *shared]
-    return {
+    coding = {
         "export": [*ugicm, "export", str(checkpoint), "-o", str(bundle)],
         "encode": [*ugicm, "encode", str(image), "-o", file, *shared],
+    }
+    if not views:
+        return {**coding, "decode": [*decode, "-o", str(folder / "one.png")]}
+    return {
+        **coding,
         "decode, one view": [*decode, "-o", str(folder / "one.png"), "--condition", "human"],
         "decode, both views": [*decode, "-o", str(folder / "two.png"), "--condition", "both"],
     }
@@ -52,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.published", description=__doc__.split("\n")[0])
     p.add_argument("image", nargs="?", type=Path, help="default: a generated one of 768×512")
     p.add_argument("--checkpoint", type=Path, help="of UG-ICM or MLIC++; default: random weights of the published size")
+    p.add_argument("--one-view", action="store_true", help="the checkpoint is of a network without conditions")
     p.add_argument("--keep", type=Path, metavar="FOLDER", help="leaves bundle, file and pictures there")
     p.add_argument("--threads", type=int, help="of encode and decode; default: ONNX Runtime's choice")
     p.add_argument("--json", action="store_true")
@@ -69,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         if image is None:
             image = folder / "image.png"
             write_image(image, generated_image(512, 768))
-        found = {name: spend(c) for name, c in commands(checkpoint, image, folder, args.threads).items()}
+        steps = commands(checkpoint, image, folder, args.threads, not args.one_view)
+        found = {name: spend(c) for name, c in steps.items()}
     if args.json:
         print(json.dumps({name: asdict(spent) for name, spent in found.items()}, indent=1))
         return 0

@@ -5,8 +5,9 @@ models. In place of UG-ICM's authors' code, which was not run here, stand our mo
 network, run eagerly by PyTorch with our range coder.
 
 Checkpoints and bundles are looked for in FOLDER by the name of the architecture, with a bundle ARCHITECTURE.int8 where
-`ugicm.calibration.int8` wrote one; what is missing is made first, of the published size with random weights, which
-takes minutes: time does not depend on them, bits do.
+`ugicm.calibration.int8` wrote one; what is missing is made first, with random weights, which takes minutes: UG-ICM's
+network of the published size, CompressAI's models of the widths that their classes have by default (192 channels for
+the checkerboard, 192/320 for ELIC). Time does not depend on weights, bits do.
 """
 
 from __future__ import annotations

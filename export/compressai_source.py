@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ugicm.export.compressai_zoo import ZooModel
 from ugicm.export.float_layers import float_layers
-from ugicm.export.lowering import lower
+from ugicm.export.lowering import lower, short_sums_inside
 from ugicm.export.source import GraphSource, HyperSynthesis, ImageInput, ImageOutput, Source, digest
 from ugicm.export.staged_source import BAND_BITS, BLOCK, ScaleIndex
 from ugicm.models.entropy import bottleneck_probabilities
@@ -201,6 +201,7 @@ def _guarded(source: Source, model: Any, medians: Tensor) -> Source:
     schedule = Schedule(BAND_BITS, BLOCK, (Stage(stage, (0, model.M), ALL),))
     schedule.check(model.M)
     context_digest = digest(nn.ModuleDict({"h_s": h_s, stage: scales}))
+    short_sums_inside(h_s)  # after the digest, which is of the weights as they are saved
     return replace(
         source, graphs=graphs, hyper_synthesis=None, schedule=schedule, guarded=None, context_digest=context_digest
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+LONGEST_SUM = 1024
+"""Terms of a convolution whose sum `short_sums_inside` leaves whole."""
 
 
 class FoldedGDN(nn.Module):
@@ -129,4 +133,51 @@ def lower_inside(module: nn.Module) -> nn.Module:
         replaced = lower_one(child) if type(child).__name__ == "GDN" else lower_inside(child)
         if replaced is not child:
             setattr(module, name, replaced)
+    return module
+
+
+class ShortSums(nn.Module):
+    """A convolution as the sum of convolutions of some of its input channels each, about half of `LONGEST_SUM` terms.
+
+    A float sum of n terms, added one after the other, errs by about sqrt(n) times as much as one term's rounding does;
+    parts err less, and are added in pairs.
+
+    Args:
+        conv: of one group, with zero padding.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        taps = math.prod(conv.kernel_size)
+        self.channels = max(1, LONGEST_SUM // 2 // taps // 16 * 16)
+        self.parts = nn.ModuleList()
+        for i, weight in enumerate(conv.weight.detach().split(self.channels, 1)):
+            part = nn.Conv2d(
+                weight.shape[1],
+                conv.out_channels,
+                cast(tuple[int, int], conv.kernel_size),
+                stride=cast(tuple[int, int], conv.stride),
+                padding=cast(tuple[int, int], conv.padding),
+                bias=conv.bias is not None and i == 0,
+            )
+            part.weight.data = weight.clone()
+            if conv.bias is not None and part.bias is not None:
+                part.bias.data = conv.bias.detach().clone()
+            self.parts.append(part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums = [part(piece) for part, piece in zip(self.parts, x.split(self.channels, 1), strict=True)]
+        while len(sums) > 1:
+            sums = [sum(sums[i + 1 : i + 2], sums[i]) for i in range(0, len(sums), 2)]
+        return sums[0]
+
+
+def short_sums_inside(module: nn.Module) -> nn.Module:
+    """Replaces, in place, the convolutions of long sums that a module holds, however deep; returns it."""
+    for name, child in module.named_children():
+        plain = type(child) is nn.Conv2d and child.groups == 1 and child.dilation == (1, 1)
+        if plain and math.prod(child.weight.shape[1:]) > LONGEST_SUM and child.padding_mode == "zeros":
+            setattr(module, name, ShortSums(child))
+        else:
+            short_sums_inside(child)
     return module

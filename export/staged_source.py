@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.source import GraphSource, Source
+from ugicm.export.straying import Straying, Strays
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.backends.onnxruntime import LEVELS, OnnxRuntime
 from ugicm.runtime.flow import drive
@@ -245,8 +246,8 @@ def measure_deviation(
     sizes: Sequence[tuple[int, int]] = ((2, 3),),
     samples: Sequence[tuple[np.ndarray, np.ndarray | None]] = (),
     latents: float = LATENTS_MEASURED,
-) -> float:
-    """The largest |s - s64|, in rows, of single precision on random latents, each decoder going on from its own means.
+) -> Straying:
+    """How far s strays from s64 in single precision on random latents, each decoder going on from its own means.
 
     Measured over PyTorch and ONNX Runtime's optimisation levels on one thread and two at the sizes given; then, as
     large distances are rare, over PyTorch and ONNX Runtime as it runs by default on `samples` and more random `z`.
@@ -259,29 +260,35 @@ def measure_deviation(
             or None to draw symbols.
         latents: how many the more random `z` stand for, at least.
     """
-    everywhere = list(_single_precision(source, models))
-    tried = enumerate(_random_z(source, sizes, 7))
-    largest = max(_farthest(source, everywhere, z, 7 + i, _quality(source, i)) for i, z in tried)
+    everywhere, strays = list(_single_precision(source, models)), Strays(source.scales, source.latent_channels)
+    for i, z in enumerate(_random_z(source, sizes, 7)):
+        _compare(source, everywhere, strays, z, 7 + i, _quality(source, i))
     a_z = source.latent_channels * math.prod(_LARGE_Z) * (source.stride // source.latent_stride) ** 2
     count = math.ceil(latents / a_z)
     more: list[tuple[np.ndarray, int, np.ndarray | None]] = [
         (z, _quality(source, i), None) for i, z in enumerate(_random_z(source, [_LARGE_Z] * count, 107))
     ]
     more += [(z, source.qualities, y) for z, y in samples]
-    return max([largest, *(_farthest(source, everywhere[:2], z, 107 + i, q, y) for i, (z, q, y) in enumerate(more))])
+    for i, (z, quality, y) in enumerate(more):
+        _compare(source, everywhere[:2], strays, z, 107 + i, quality, y)
+    return strays.straying()
 
 
-def _farthest(
-    source: Source, runs: Sequence[Run], z: np.ndarray, seed: int, quality: int, y: np.ndarray | None = None
-) -> float:
-    """The largest |s - s64| of some runs in single precision of one `z`, with the symbols of `y` or random ones."""
+def _compare(
+    source: Source,
+    runs: Sequence[Run],
+    strays: Strays,
+    z: np.ndarray,
+    seed: int,
+    quality: int,
+    y: np.ndarray | None = None,
+) -> None:
+    """Adds what some runs in single precision make of one `z`, with the symbols of `y` or random ones."""
     run64, symbols_of = _float64(source, y, np.random.default_rng(seed))
     expected, symbols, _ = run_stages(source, run64, z.astype(np.float64), symbols_of, quality)
-    largest = 0.0
     for run in runs:
         index, _, _ = run_stages(source, run, z.astype(np.float32), given_symbols(symbols.astype(np.float32)), quality)
-        largest = max(largest, float(np.abs(index - expected).max()))
-    return largest
+        strays.add(expected, index)
 
 
 def _float64(

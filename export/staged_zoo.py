@@ -23,7 +23,7 @@ from ugicm.export.compressai_source import (
     tolerance_of,
 )
 from ugicm.export.compressai_zoo import ZooModel
-from ugicm.export.lowering import lower_inside
+from ugicm.export.lowering import lower_inside, short_sums_inside
 from ugicm.export.source import GraphSource, Source, digest
 from ugicm.models.macs import count_macs
 from ugicm.runtime.schedule import Schedule
@@ -176,6 +176,8 @@ def staged_source(
     kmac["stages"] = kmac_of_stages(entropy, schedule)
     kmac["encode"] = sum(v for k, v in kmac.items() if k != "g_s")
     kmac["decode"] = kmac["h_s"] + kmac["stages"] + kmac["g_s"]
+    context_digest = digest(nn.ModuleDict({name: graph.module for name, graph in entropy.items()}))
+    short_sums_inside(entropy["h_s"].module)  # after the digest, which is of the weights as they are saved
 
     def analyse(image: Tensor, quality: int) -> np.ndarray:
         y = model.g_a(image[None])
@@ -199,7 +201,7 @@ def staged_source(
         inverse_gain=1 / gains,
         conditions={},
         context=None,
-        context_digest=digest(nn.ModuleDict({name: graph.module for name, graph in entropy.items()})),
+        context_digest=context_digest,
         analyse=analyse,
         model={"parameters": parameters, "kmac_per_pixel": {k: round(v, 3) for k, v in kmac.items()}},
         skip_below=0.0,

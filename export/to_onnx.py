@@ -48,7 +48,8 @@ from ugicm.runtime.onnx_bytes.weights import graph_weights
 from ugicm.runtime.schedule import Schedule
 
 MARGIN, LEAST_MARGIN = 8.0, 4.0
-"""The band is at least so many times the largest deviation measured; where no band is as wide, the second will do."""
+"""The band is at least so many times the largest deviation measured; where no band is as wide, the second will do. It
+is also as wide as a deviation that is possible, where there is such a band."""
 GOLDEN_SIZES, GOLDEN_PICTURE = ((1, 1), (2, 3)), (2, 3)
 """Sizes in strides of the golden vectors: of random latents, and of a picture half of which is squares."""
 PICTURE = 256
@@ -182,12 +183,13 @@ def guarded(
     halves[:, width // 2 :] = squares_image(height, width)[:, width // 2 :]
     pictures = [halves, generated_image(PICTURE, PICTURE), squares_image(PICTURE, PICTURE)]
     samples = [latents_of(source, picture) for picture in (*pictures, *(pixels_of(source, path) for path in images))]
-    found = measure_deviation(source, models, samples=samples)
-    most, wanted = (math.floor(-math.log2(m * max(found, 2.0**-40))) for m in (LEAST_MARGIN, MARGIN))
-    bits = min(source.schedule.band_bits, max(wanted, MIN_BAND_BITS))
+    found, possible = measure_deviation(source, models, samples=samples)
+    farthest = (LEAST_MARGIN * found, MARGIN * found, possible)
+    most, *wanted = (math.floor(-math.log2(max(distance, 2.0**-40))) for distance in farthest)
+    bits = min(source.schedule.band_bits, max(min(wanted), MIN_BAND_BITS))
     console.print(
         f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
-        f"from float64; band 2^-{bits} = {2.0**-bits:.2g} rows"
+        f"from float64, {possible:.2g} are possible; band 2^-{bits} = {2.0**-bits:.2g} rows"
     )
     if most < bits:
         raise ExportError(

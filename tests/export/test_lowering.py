@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ugicm.export.lowering import fold_gdn, lower, shuffled, strided
+from ugicm.export.lowering import LONGEST_SUM, ShortSums, fold_gdn, lower, short_sums_inside, shuffled, strided
 from ugicm.models.entropy import gdn
 
 
@@ -61,3 +61,20 @@ def test_a_nested_chain_is_lowered_inside() -> None:
     x = torch.randn(1, 2, 8, 12, dtype=torch.float64)
     assert close(lowered(x), chain(x))
     assert not any(isinstance(m, nn.PixelUnshuffle) for m in lowered.modules())
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from([1, 3, 5]), st.integers(1, 3), st.sampled_from([1, 2]), st.booleans())
+def test_a_long_sum_becomes_short_ones(kernel: int, times: int, stride: int, bias: bool) -> None:
+    channels = times * (LONGEST_SUM // kernel**2) + 3
+    conv = nn.Conv2d(channels, 4, kernel, stride, kernel // 2, bias=bias).double()
+    found = short_sums_inside(nn.Sequential(nn.Sequential(conv)))[0][0].double()
+    assert isinstance(found, ShortSums) and len(found.parts) >= 2 * times
+    assert all(part.weight[0].numel() <= LONGEST_SUM // 2 for part in found.parts)
+    x = torch.randn(2, channels, 5, 6, dtype=torch.float64)
+    assert close(found(x), conv(x))
+
+
+def test_short_sums_and_convolutions_of_another_kind_stay() -> None:
+    kept = [nn.Conv2d(LONGEST_SUM // 9, 2, 3), nn.Conv2d(2048, 2048, 3, groups=2048), nn.Conv2d(2048, 2, 1, dilation=2)]
+    assert list(short_sums_inside(nn.Sequential(*kept))) == kept
