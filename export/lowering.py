@@ -175,9 +175,14 @@ class ShortSums(nn.Module):
 def short_sums_inside(module: nn.Module) -> nn.Module:
     """Replaces, in place, the convolutions of long sums that a module holds, however deep; returns it."""
     for name, child in module.named_children():
-        plain = type(child) is nn.Conv2d and child.groups == 1 and child.dilation == (1, 1)
-        if plain and math.prod(child.weight.shape[1:]) > LONGEST_SUM and child.padding_mode == "zeros":
-            setattr(module, name, ShortSums(child))
+        if isinstance(child, nn.Conv2d):
+            plain = type(child) is nn.Conv2d and (child.groups, child.dilation, child.padding_mode) == (
+                1,
+                (1, 1),
+                "zeros",
+            )
+            if plain and math.prod(child.weight.shape[1:]) > LONGEST_SUM:
+                setattr(module, name, ShortSums(child))
         else:
             short_sums_inside(child)
     return module
