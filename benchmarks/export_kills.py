@@ -4,6 +4,7 @@ Each is `python -m ugicm.export.to_onnx` of a small checkpoint of its own, which
 of the kills fall at a random moment of an export's life, from the start of the interpreter to its end; half in the
 moments after it has begun to write. After a kill the others are stopped, and the bundle is opened with all its hashes
 compared: it has to be whole, every time. Beside it lie folders that look like leftovers and are somebody's.
+`--forked` makes the exports cheaper: see `benchmarks.export_forks`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.export_forks import Fork, trace_once
 from ugicm.models.ugicm import UGICM, UGICMConfig
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import UgicError
@@ -41,15 +44,27 @@ def make_checkpoint(path: Path, seed: int) -> None:
     save(path, weights_of(UGICM(UGICMConfig.named("bmshj2018", 2, width=8, latent=12, preference_hidden=8))))
 
 
+class Program(subprocess.Popen[str]):
+    """An export as a process of its own, from the start of the interpreter on."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        line = [sys.executable, "-m", "ugicm.export.to_onnx", str(checkpoint), "-o", str(folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(checkpoint.parent)}
+        super().__init__(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def words(self) -> str:
+        """What it complained of."""
+        return self.communicate()[1]
+
+
+Start = Callable[[Path, Path], Program | Fork]
+
+
 class Writer:
     """An export that runs, and when it is to be killed."""
 
-    def __init__(self, checkpoint: Path, folder: Path, life: float, rng: random.Random) -> None:
-        line = [sys.executable, "-m", "ugicm.export.to_onnx", str(checkpoint), "-o", str(folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(checkpoint.parent)}
-        self.process = subprocess.Popen(
-            line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+    def __init__(self, start: Start, checkpoint: Path, folder: Path, life: float, rng: random.Random) -> None:
+        self.process = start(checkpoint, folder)
         self.started = time.monotonic()
         self._delay = rng.uniform(0, WRITING)
         self._at = None if rng.random() < 0.5 else self.started + rng.uniform(0, 1.1 * life)
@@ -83,7 +98,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
 
 
-def kill_exports(kills: int, seed: int, console: Console) -> int:
+def kill_exports(kills: int, seed: int, console: Console, forked: bool = False) -> int:
     """Prints how many kills left what; returns 1 where a bundle was not whole or anything foreign was touched."""
     rng = random.Random(seed)
     found: Counter[str] = Counter()
@@ -94,6 +109,9 @@ def kill_exports(kills: int, seed: int, console: Console) -> int:
         for i, checkpoint in enumerate(checkpoints):
             checkpoint.parent.mkdir()
             make_checkpoint(checkpoint, i)
+        start: Start = Fork if forked else Program
+        if forked:
+            trace_once(checkpoints)
         foreign = {"mine": {"thesis.txt": b"x"}, f".ugicm-{0:016x}": {"new/thesis.txt": b"x"}, ".ugicm-mine": {}}
         for name, files in foreign.items():
             (parent / name / "new").mkdir(parents=True)
@@ -103,12 +121,12 @@ def kill_exports(kills: int, seed: int, console: Console) -> int:
 
         def whole_run() -> float:
             """Seconds that an export by itself takes."""
-            writer = Writer(checkpoints[0], folder, 1, rng)
+            writer = Writer(start, checkpoints[0], folder, 1, rng)
             found[FAILED] += writer.process.wait() != 0
             return writer.age
 
         life = whole_run()
-        writers = [Writer(checkpoint, folder, life, rng) for checkpoint in checkpoints]
+        writers = [Writer(start, checkpoint, folder, life, rng) for checkpoint in checkpoints]
         stood = ""
         while found["kills"] < kills:
             time.sleep(0.002)
@@ -117,7 +135,7 @@ def kill_exports(kills: int, seed: int, console: Console) -> int:
                 if writer.process.poll() is not None:
                     if writer.process.returncode:
                         found[FAILED] += 1
-                        console.print(writer.process.communicate()[1][-500:])
+                        console.print(writer.process.words()[-500:])
                     life = writer.age
                     found["exports that came through"] += 1
                 elif writer.is_due(workshops):
@@ -140,10 +158,10 @@ def kill_exports(kills: int, seed: int, console: Console) -> int:
                     for other in others:
                         other.process.send_signal(signal.SIGCONT)
                     if found["kills"] % 50 == 0:
-                        console.print(f"{found['kills']} kills")
+                        console.print({name: found[name] for name in ("kills", *WRONG)})
                 else:
                     continue
-                writers[i] = Writer(checkpoints[i], folder, life, rng)
+                writers[i] = Writer(start, checkpoints[i], folder, life, rng)
         for writer in writers:
             writer.process.kill()
             writer.process.wait()

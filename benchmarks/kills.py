@@ -103,12 +103,13 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--longest", type=float, default=12.0, help="seconds a run may last before it is killed")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--export", type=int, metavar="N", help="SIGKILLs to three exports to one bundle, and nothing else")
+    p.add_argument("--forked", action="store_true", help="with --export: exports without their start and their tracing")
     args = p.parse_args(arguments)
     console = Console()
     if args.export is not None:
         from benchmarks.export_kills import kill_exports  # it needs PyTorch
 
-        return kill_exports(args.export, args.seed, console)
+        return kill_exports(args.export, args.seed, console, args.forked)
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         source, whole, out, log = (Path(folder) / name for name in ("in", "whole", "out", "log"))
