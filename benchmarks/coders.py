@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     for i in range(max(2, round(options.symbols / AT_ONCE))):
         kind = "drawn" if i % 2 else "shipped"
         tables = _drawn(rng) if i % 2 else shipped
-        rows = _rows(rng, tables)
-        symbols = _symbols(rng, tables, rows)
+        rows = rows_of_latents(rng, tables, AT_ONCE)
+        symbols = symbols_of_rows(rng, tables, rows)
         streams = []
         for name in NAMES:
             with chosen(name):
@@ -88,14 +88,14 @@ def _drawn(rng: np.random.Generator) -> Tables:
     return Tables.from_arrays(np.concatenate(rows), lengths, rng.integers(-50, 50, len(rows)).astype(np.int32))
 
 
-def _rows(rng: np.random.Generator, tables: Tables) -> np.ndarray:
-    """As in latents: runs of neighbouring rows."""
-    centre = np.repeat(rng.integers(0, tables.rows, AT_ONCE // 100), 100)
-    return (centre + rng.integers(-3, 4, AT_ONCE)).clip(0, tables.rows - 1).astype(np.uint8)
+def rows_of_latents(rng: np.random.Generator, tables: Tables, count: int) -> np.ndarray:
+    """uint8, so many hundreds: as in latents, runs of neighbouring rows."""
+    centre = np.repeat(rng.integers(0, tables.rows, count // 100), 100)
+    return (centre + rng.integers(-3, 4, centre.size)).clip(0, tables.rows - 1).astype(np.uint8)
 
 
-def _symbols(rng: np.random.Generator, tables: Tables, rows: np.ndarray) -> np.ndarray:
-    """Drawn by their rows' frequencies; of the escapes, and of one in a thousand besides, any int32."""
+def symbols_of_rows(rng: np.random.Generator, tables: Tables, rows: np.ndarray) -> np.ndarray:
+    """int32, drawn by their rows' frequencies; of the escapes, and of one in a thousand besides, any int32."""
     symbols = np.zeros(rows.size, np.int32)
     ends = np.cumsum(tables.lengths)
     for row in np.unique(rows):
