@@ -84,7 +84,7 @@ def _quantised(
     if anchor is None or mean is None:
         return symbols
     # With the symbols of the others at 0, what comes out at the others is their refined mean.
-    refined = networks.run("context", symbols=symbols, mean=mean, anchor=anchor)
+    refined = networks.whole("context", {"symbols": symbols, "mean": mean, "anchor": anchor})
     for part in channels(y.shape):
         found = quantise(y[:, part] - refined[:, part], tables.coded(rows[:, part]))
         np.copyto(symbols[:, part], found, where=anchor == 0)

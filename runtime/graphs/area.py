@@ -64,8 +64,9 @@ class Area:
         return min(self.units(name) * grid.unit**2 for name, grid in self.grids.items() if "." not in name)
 
     def whole(self, graph: str, height: int, width: int) -> bool:
-        """Whether a graph runs on so many units in one piece."""
-        return height * width <= self.units(graph)
+        """Whether a graph runs on so many units in one piece, which of a picture in tiles none does."""
+        pixels = min(self.units(name) * self.grids[name].unit ** 2 for name in (graph, "g_s"))
+        return height * width * self.grids[graph].unit ** 2 <= pixels
 
     def size(self, graph: str, inputs: Mapping[str, Any]) -> tuple[int, int]:
         """The height and width of a graph's inputs in units."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
@@ -264,7 +263,7 @@ class Tiler:
     ) -> list[np.ndarray]:
         """What `compute` makes of each window, joined: (N, C, H, W) arrays, (H, W, C) images. No reach: one window.
 
-        With the last one sessions give back memory that only large images need.
+        At last sessions give back memory that only large images need.
         """
         if reach is None:
             with given_back():
@@ -275,8 +274,7 @@ class Tiler:
             step = 1
         windows = stepped(height, width, reach, self._area.units(graph) / sessions, step)
         for tile in windows:
-            with given_back() if tile is windows[-1] else nullcontext():
-                parts = compute(tile)
+            parts = compute(tile)
             if not outs:
                 outs = [np.empty(_resized(part, height * n, width * n), part.dtype) for part in parts]
             for out, part in zip(outs, parts, strict=True):
@@ -284,6 +282,8 @@ class Tiler:
                 to = (slice(s.keep_start * n, s.keep_stop * n) for s in tile)
                 source = (slice((s.keep_start - s.start) * n, (s.keep_stop - s.start) * n) for s in tile)
                 out[(*lead, *to)] = part[(*lead, *source)]
+        with given_back():  # after a small run: what holds the answer of a run stays
+            compute(Tile(Span(0, step, 0, step), Span(0, step, 0, step)))
         return outs
 
 
