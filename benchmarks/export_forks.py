@@ -1,8 +1,8 @@
 """Exports in forks of one process that has imported PyTorch and traced every graph once; for `benchmarks.kills`.
 
 Nine tenths of an export of a small checkpoint are spent in PyTorch's exporter, before anything is written. A fork is
-handed what that gave before, and does all else anew: reads the checkpoint, makes the integers, compares every graph
-with PyTorch, writes.
+handed what that gave before, and does all else anew: reads the checkpoint, makes the tables, compares every graph with
+PyTorch, writes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from typing import Any
 import torch
 
 from ugicm.export import to_onnx
+from ugicm.models.entropy import compressai_module
+
+
+def make_smallest(path: Path, seed: int) -> None:
+    """A checkpoint of the fewest graphs: CompressAI's network without a hyperprior, random weights."""
+    torch.manual_seed(seed)
+    torch.save(compressai_module("models.google").FactorizedPrior(8, 12).state_dict(), path)
 
 
 def trace_once(checkpoints: Sequence[Path]) -> None:

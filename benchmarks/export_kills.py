@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_forks import Fork, trace_once
+from benchmarks.export_forks import Fork, make_smallest, trace_once
 from ugicm.models.ugicm import UGICM, UGICMConfig
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import UgicError
@@ -108,7 +108,7 @@ def kill_exports(kills: int, seed: int, console: Console, forked: bool = False) 
         checkpoints = [Path(place) / f"{i}" / "small.pt" for i in range(WRITERS)]
         for i, checkpoint in enumerate(checkpoints):
             checkpoint.parent.mkdir()
-            make_checkpoint(checkpoint, i)
+            (make_smallest if forked else make_checkpoint)(checkpoint, i)
         start: Start = Fork if forked else Program
         if forked:
             trace_once(checkpoints)
