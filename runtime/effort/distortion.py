@@ -16,6 +16,9 @@ from ugicm.runtime.graphs.tiles import Tile, cut
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.onnx_bytes.weights import graph_weights
 
+STIR = np.float32(16)
+"""8-bit levels by which the target is changed to see how the gradient changes."""
+
 
 def synthesis(bundle: Bundle, condition: np.ndarray | None) -> Graph:
     """`g_s` under a condition, from "y_hat" and "inverse_gain" to a picture of real numbers, NHWC in 8-bit levels."""
@@ -116,8 +119,9 @@ class Distortion:
         self._target, self._weight, self._inverse_gain = target, weight, inverse_gain
         self._graphs, self._windows, self._mean = graphs, windows, mean
 
-    def __call__(self, y_hat: np.ndarray) -> tuple[np.ndarray, float]:
-        """(gradient by `y_hat`, distortion), in bits, of a `y_hat` (1, M, h, w)."""
+    def __call__(self, y_hat: np.ndarray, stir: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+        """(gradient by `y_hat`, distortion), in bits, of a `y_hat` (1, M, h, w); `stir` is taken from the target."""
+        target = self._target if stir is None else self._target - stir
         gradient, bits = np.zeros_like(y_hat), 0.0
         stride = self._target.shape[1] // y_hat.shape[2]
         for tile in self._windows:
@@ -128,7 +132,7 @@ class Distortion:
             inputs = {
                 "y_hat": y_hat[:, :, rows, columns],
                 "inverse_gain": self._inverse_gain,
-                "target": cut(self._target, tile, stride, image=True),
+                "target": cut(target, tile, stride, image=True),
                 "weight": weight,
             }
             for share, graph in self._graphs:
@@ -136,6 +140,23 @@ class Distortion:
                 gradient[:, :, rows, columns] += np.float32(share) * found
                 bits += share * float(loss.item())
         return gradient, bits
+
+    def curvature(self, y_hat: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The second derivative of squared differences by `y_hat` in bits, (1, M, 1, 1) float32: a mean over positions.
+
+        With random signs in the picture the gradient changes by 2 · weight · Jᵀ signs, J being the synthesis, and the
+        mean square of that is what the diagonal of 4 · weight² · Jᵀ J is.
+
+        Args:
+            y_hat: (1, M, h, w).
+            gradient: there.
+        """
+        signs = np.random.default_rng(0).integers(0, 2, self._target.shape, np.int8)
+        stirred, _ = self(y_hat, (signs.astype(np.float32) - np.float32(0.5)) * (2 * STIR))
+        square = np.square(stirred - gradient).mean((0, 2, 3), keepdims=True)
+        weight, inside = self._weight.max(), (self._weight > 0).mean()
+        found: np.ndarray = np.float32(1 / (2 * STIR**2 * weight * inside)) * square
+        return np.maximum(found, np.float32(1e-6) * found.max() + np.float32(1e-12))
 
 
 def _kept(weight: np.ndarray, tile: Tile, stride: int) -> np.ndarray:

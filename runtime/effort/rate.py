@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ugicm.runtime.tables import TOTAL, Tables
+
+Bits = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Symbols, float32, to their bits and the slopes of these, float32."""
 
 
 class Rate:
@@ -29,8 +34,17 @@ class Rate:
 
     def __call__(self, symbols: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 bits and their slopes by the symbol, of the shape of the symbols (float32) and their rows."""
-        at = symbols - self._offsets[rows]
-        entry = np.clip(np.floor(at), 0, self._last[rows])
-        index = self._first[rows] + entry.astype(np.int32)
-        slopes = self._slopes[index]
-        return self._bits[index] + slopes * (at - entry), slopes
+        return self.of(rows)(symbols)
+
+    def of(self, rows: np.ndarray) -> Bits:
+        """The same for many symbols of the same rows: what a row decides is looked up once."""
+        first, last, offsets = self._first[rows], self._last[rows], self._offsets[rows]
+
+        def bits(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            at = symbols - offsets
+            entry = np.clip(np.floor(at), 0, last)
+            index = first + entry.astype(np.int32)
+            slopes = self._slopes[index]
+            return self._bits[index] + slopes * (at - entry), slopes
+
+        return bits

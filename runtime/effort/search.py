@@ -16,6 +16,7 @@ import numpy as np
 
 from ugicm.runtime.backends import Graph
 from ugicm.runtime.effort.distortion import Distortion, context_graph, distortion_graph
+from ugicm.runtime.effort.field import settle
 from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
 from ugicm.runtime.effort.similarity import scales_of
@@ -32,11 +33,13 @@ from ugicm.runtime.measures.metrics import ms_ssim, psnr
 from ugicm.runtime.symbols import checkerboard, gains_of, z_rows
 
 SCHEDULES = {
-    1: Schedule(5, 0.18, 0.6),
-    2: Schedule(10, 0.12, 0.8, hot=0.3),
+    1: Schedule(5, 0.18, 0.6, cooling=20.0, haste=1.3),
+    2: Schedule(3, 0.09, 0.6, cooling=20.0, haste=1.3, settling=7),
     3: Schedule(200, 0.03, 0.9, random=True, hot=0.5, second=0.99),
 }
 """By effort; 0 takes no step."""
+OF_SIMILARITY = {1: Schedule(5, 0.18, 0.6), 2: Schedule(10, 0.12, 0.8, hot=0.3)}
+"""Those that differ where the distortion is 1 - MS-SSIM: of what is no sum of squares no curvature is known."""
 SCALED_DOWN = np.float32(1.15)
 STEEPER = 1.15
 """The price at the picture itself over the one between it and the picture scaled down: it rises with quality."""
@@ -93,17 +96,17 @@ def encode(
         UsageError: no such effort, or none is possible with this codec or backend.
     """
     height, width = check_image(image)
-    schedule = SCHEDULES.get(check_effort(effort))
+    effort = check_effort(effort)
     bundle = networks.bundle
     if tune not in TUNES:
         raise UsageError(f"tune {tune!r} is none; give {', '.join(TUNES)}")
-    search = Search(networks, image, tune, watch) if schedule else None
+    search = Search(networks, image, tune, watch) if effort else None
     latents = Analysis(networks, image, effort)
 
     def written(byte: int, refined: bool) -> bytes:
         y, z = latents(byte)
-        if refined and search and schedule:
-            y = search.refined(y, z, byte, schedule)
+        if refined and search:
+            y = search.refined(y, z, byte, effort)
         return bytes(answer(writing(bundle, y, z, byte, height, width)))
 
     if target is None:
@@ -125,7 +128,7 @@ def encode(
             return psnr(image, np.asarray(picture))
         return len(data) * (8 / (height * width) if target.kind == BPP else 1)
 
-    if schedule is not None:
+    if effort:
         step = meet_refined(measure, lambda step: measure(step, True), target, len(steps))
         if step is not None:
             return file(step, True)
@@ -203,8 +206,8 @@ class Search:
         difference = picture.astype(np.float32) - self.padded
         return float((np.square(difference) * self.inside).sum(dtype=np.float64))
 
-    def refined(self, y: np.ndarray, z: np.ndarray, quality: int, schedule: Schedule) -> np.ndarray:
-        """`y` after the steps of a schedule, or as it was where that is cheaper; `z` stays."""
+    def refined(self, y: np.ndarray, z: np.ndarray, quality: int, effort: int) -> np.ndarray:
+        """`y` after the steps of an effort, or as it was where that is cheaper; `z` stays."""
         coded, lower = self.coded(y, z), y / SCALED_DOWN
         bits, distance = self.cost(coded, quality)
         fewer, more = self.cost(self.coded(lower, hyper_latents(self.networks, lower)), quality, float(SCALED_DOWN))
@@ -212,15 +215,17 @@ class Search:
             return y  # a picture so flat that scaling saves nothing
         price = STEEPER * (bits - fewer) / (more - distance)  # bits for a unit of distortion
         found, least = coded, bits + price * distance
-        # Drawn symbols are not always better than ten steps of relaxed ones: both are tried.
-        for each in (SCHEDULES[2], schedule) if schedule.random else (schedule,):
-            other = replace(coded, y=self._descended(coded, quality, each, price))
+        # Drawn symbols are not always better than the ten steps of effort 2: both are tried.
+        for each in (2, effort) if SCHEDULES[effort].random else (effort,):
+            schedule = OF_SIMILARITY.get(each, SCHEDULES[each]) if self.similarity else SCHEDULES[each]
+            other = replace(coded, y=self.searched(coded, quality, schedule, price))
             new_bits, new_distance = self.cost(other, quality)
             if new_bits + price * new_distance < least:
                 found, least = other, new_bits + price * new_distance
         return found.y
 
-    def _descended(self, coded: Coded, quality: int, schedule: Schedule, price: float) -> np.ndarray:
+    def searched(self, coded: Coded, quality: int, schedule: Schedule, price: float) -> np.ndarray:
+        """`y` after the steps of a schedule, at so many bits for a unit of distortion."""
         height, width = coded.y.shape[2:]
         bundle = self.bundle
         windows = tiles(height, width, self._reach(height, width, quality), self._window)
@@ -240,11 +245,15 @@ class Search:
         anchor = checkerboard(height, width) if bundle.manifest.context else None
         latents = Latents(coded.y, coded.rows, coded.mean, keep, anchor)
         refine, pull = (None, None) if anchor is None else self._context(anchor)
-        return descend(latents, self.rate, distort, schedule, refine, pull, self._watched(schedule))
+        bits, settling = self.rate.of(coded.rows), schedule.settling
+        if settling:
+            watch = self._watched(schedule, 0)
+            latents = replace(latents, y=settle(latents, bits, distort, distort.curvature, settling, refine, watch))
+        return descend(latents, bits, distort, schedule, refine, pull, self._watched(schedule, settling))
 
-    def _watched(self, schedule: Schedule) -> Callable[[int, float], None] | None:
-        watch = self.watch
-        return None if watch is None else lambda step, _: watch(step + 1, schedule.steps)
+    def _watched(self, schedule: Schedule, before: int) -> Callable[[int, float], None] | None:
+        watch, steps = self.watch, schedule.settling + schedule.steps
+        return None if watch is None else lambda step, _: watch(before + step + 1, steps)
 
     def _graph(self, vector: np.ndarray | None, scales: int) -> Graph:
         name = f"distortion {scales} {'' if vector is None else vector.tobytes().hex()}"

@@ -16,11 +16,10 @@ from functools import partial
 
 import numpy as np
 
-from ugicm.runtime.effort.rate import Rate
+from ugicm.runtime.effort.rate import Bits
 
 COLD = 0.06
 LONGEST = 2.5  # of a step, in root mean squares of a row: few large gradients among zeros would throw symbols far
-COOLING = 10.0  # how far the step falls from the first to the last
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,10 @@ class Schedule:
             relaxed; the same draws at every run.
         hot: the temperature of the first step; it falls evenly to `COLD`, by equal factors where symbols are drawn.
         second: how much of Adam's second moment a step keeps.
+        cooling: how far the length falls from the first step to the last.
+        haste: what a bit counts for in the gradient. Steps are few and rounding comes after them: with more than 1
+            they end at a lower cost.
+        settling: steps of `ugicm.runtime.effort.field` before these.
     """
 
     steps: int
@@ -40,6 +43,9 @@ class Schedule:
     random: bool = False
     hot: float = 0.2
     second: float = 0.9
+    cooling: float = 10.0
+    haste: float = 1.0
+    settling: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +98,7 @@ def relax(residual: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndar
 
 def descend(
     latents: Latents,
-    rate: Rate,
+    bits: Bits,
     distort: Distort,
     schedule: Schedule,
     refine: Refine | None,
@@ -102,8 +108,9 @@ def descend(
     """`y`, float32, after the steps of a schedule; `watch` hears of each step and its loss in bits."""
     y = latents.y.copy()
     first = np.zeros_like(y)
-    second = np.zeros(int(latents.rows.max()) + 1)
-    members = np.maximum(np.bincount(latents.rows.ravel()), 1)
+    rows = latents.rows.ravel().astype(np.intp)
+    members = np.maximum(np.bincount(rows), 1)
+    second = np.zeros(members.size)
     n, rng = schedule.steps, np.random.default_rng(0)
     for step in range(n):
         part = step / max(1, n - 1)
@@ -112,13 +119,15 @@ def descend(
         else:
             temperature = schedule.hot + (COLD - schedule.hot) * part
         soften = partial(draw, rng=rng) if schedule.random else relax
-        gradient, loss = _gradient(y, latents, rate, distort, partial(soften, temperature=temperature), refine, pull)
+        at = partial(soften, temperature=temperature)
+        gradient, loss = _gradient(y, latents, bits, distort, at, refine, pull, schedule.haste)
         first = schedule.momentum * first + (1 - schedule.momentum) * gradient
-        power = np.bincount(latents.rows.ravel(), np.square(gradient).ravel()) / members
+        power = np.bincount(rows, np.square(gradient).ravel()) / members
         second = schedule.second * second + (1 - schedule.second) * power
         scale = np.sqrt(second / (1 - schedule.second ** (step + 1))) * (1 - schedule.momentum ** (step + 1))
-        scales = (scale + 1e-12).astype(np.float32)[latents.rows]
-        length = schedule.length * (1 / COOLING + (1 - 1 / COOLING) * (1 + math.cos(math.pi * part)) / 2)
+        scales = (scale + 1e-12).astype(np.float32)[rows].reshape(y.shape)
+        last = 1 / schedule.cooling
+        length = schedule.length * (last + (1 - last) * (1 + math.cos(math.pi * part)) / 2)
         y -= np.float32(length) * np.clip(first / scales, -LONGEST, LONGEST)
         if watch is not None:
             watch(step, loss)
@@ -128,11 +137,12 @@ def descend(
 def _gradient(
     y: np.ndarray,
     latents: Latents,
-    rate: Rate,
+    bits: Bits,
     distort: Distort,
     soften: Soften,
     refine: Refine | None,
     pull: Pull | None,
+    haste: float,
 ) -> tuple[np.ndarray, float]:
     """The gradient of bits + distortion by `y`, through the relaxed symbols, and the loss."""
     anchor, mean = latents.anchor, latents.mean
@@ -147,11 +157,11 @@ def _gradient(
         slope = np.where(anchor > 0, slope, others_slope)
     symbols *= latents.coded
     slope *= latents.coded
-    bits, bits_slope = rate(symbols, latents.rows)
+    rate, rate_slope = bits(symbols)
     by_y_hat, distortion = distort(means + symbols)
-    by_symbols = by_y_hat + bits_slope
+    by_symbols = by_y_hat + np.float32(haste) * rate_slope
     if anchor is not None:
         assert pull is not None
         by_means = (by_y_hat - slope * by_symbols) * (1 - anchor)
         by_symbols = by_symbols + pull(anchors, mean, by_means) * anchor
-    return by_symbols * slope, float(bits.sum()) + distortion
+    return by_symbols * slope, float(rate.sum()) + distortion

@@ -1,0 +1,71 @@
+"""Latents of one picture by mean-field annealing, `z` kept: symbols that are not decided yet stand at their means.
+
+A symbol may be any of the three integers nearest to where the distortion alone would have it, each as likely as
+exp(−cost / temperature). Its cost is its bits, and a parabola of the distortion with the slope of the gradient and the
+curvature of its channel. All symbols move at once, each a part of the way to its mean. As the temperature falls, they
+settle. At high qualities this goes further in few steps than a descent, which knows slopes only; a few steps of descent
+(`ugicm.runtime.effort.steps`) then decide what is left between two integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ugicm.runtime.effort.rate import Bits
+from ugicm.runtime.effort.steps import Distort, Latents, Refine
+
+HOT, COLD = 0.5, 0.1  # bits
+SHARE, MOMENTUM = 0.25, 0.5
+STIFFNESS = 0.85  # of the parabola beside bits: steps are few, and what saves bits shall come about in them
+LONGEST = 1.5  # symbols from a mean to where the distortion alone would have it
+Curvature = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""`y_hat` and the gradient there to the second derivative of the distortion in bits, (1, M, 1, 1)."""
+
+
+def settle(
+    latents: Latents,
+    bits: Bits,
+    distort: Distort,
+    curvature: Curvature,
+    steps: int,
+    refine: Refine | None,
+    watch: Callable[[int, float], None] | None = None,
+) -> np.ndarray:
+    """`y`, float32, after so many steps; `watch` hears of each step and the distortion in bits before it."""
+    mean, anchor = latents.mean, latents.anchor
+    coded = latents.coded > 0
+    y_hat, means = latents.y.copy(), mean
+    move = np.zeros_like(y_hat)
+    curve = np.float32(0)
+    for step in range(steps):
+        temperature = HOT * (COLD / HOT) ** (step / max(1, steps - 1))
+        if anchor is not None:
+            assert refine is not None
+            means = refine((y_hat - mean) * (latents.coded * anchor), mean)
+        y_hat = np.where(coded, y_hat, means)
+        gradient, distortion = distort(y_hat)
+        if step == 0:
+            curve = curvature(y_hat, gradient)
+        wanted = y_hat - np.clip(gradient / curve, -LONGEST, LONGEST) - means
+        goal = means + latents.coded * expected(wanted, curve * np.float32(STIFFNESS), bits, temperature)
+        move = np.float32(MOMENTUM) * move + np.float32(SHARE) * (goal - y_hat)
+        y_hat += move
+        if watch is not None:
+            watch(step, distortion)
+    return y_hat
+
+
+def expected(wanted: np.ndarray, curvature: np.ndarray, bits: Bits, temperature: float) -> np.ndarray:
+    """Mean symbols, float32, where `wanted` is best for the distortion, of a curvature that broadcasts."""
+    middle = np.rint(wanted)
+    cost = np.empty((3, *wanted.shape), np.float32)
+    for each, aside in zip(cost, (-1, 0, 1), strict=True):
+        symbols = middle + np.float32(aside)
+        np.add(bits(symbols)[0], curvature / 2 * np.square(symbols - wanted), out=each)
+    cost -= cost.min(0)
+    cost /= np.float32(-temperature)
+    below, same, above = np.exp(cost, out=cost)
+    found: np.ndarray = middle + (above - below) / (below + same + above)
+    return found
