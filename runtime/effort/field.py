@@ -38,7 +38,7 @@ def settle(
     coded = latents.coded > 0
     y_hat, means = latents.y.copy(), mean
     move = np.zeros_like(y_hat)
-    curve = np.float32(0)
+    curve = np.ones(1, np.float32)
     for step in range(steps):
         temperature = HOT * (COLD / HOT) ** (step / max(1, steps - 1))
         if anchor is not None:
