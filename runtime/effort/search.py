@@ -41,7 +41,7 @@ SCHEDULES = {
 OF_SIMILARITY = {1: Schedule(5, 0.18, 0.6), 2: Schedule(10, 0.12, 0.8, hot=0.3)}
 """Those that differ where the distortion is 1 - MS-SSIM: of what is no sum of squares no curvature is known."""
 SCALED_DOWN = np.float32(1.3)
-STEEPER = 1.3
+STEEPER = 1.4
 """The price at the picture itself over the one between it and the picture scaled down: it rises with quality."""
 LARGER = "g_a.effort"
 LARGEST_WINDOW = 2**20  # pixels whose activations are kept for the backward pass
