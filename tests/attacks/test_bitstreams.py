@@ -93,9 +93,9 @@ def test_lies_from_the_command_line_in_little_memory(tmp_path: Path) -> None:
 
 
 def test_a_true_picture_that_memory_cannot_hold_is_one_line(tmp_path: Path, each_coder: str) -> None:  # noqa: F811
-    """0.2 MB of file, 75 MB of pixels, and more than that for the network."""
+    """1.3 MB of file, 147 MB of pixels, and more than that for the network."""
     codec = Codec.from_bundle(BUNDLE, threads=1)
-    (tmp_path / "flat.ugic").write_bytes(codec.encode(np.zeros((5000, 5000, 3), np.uint8), 1))
+    (tmp_path / "flat.ugic").write_bytes(codec.encode(np.zeros((7000, 7000, 3), np.uint8), 1))
     (tmp_path / "small.ugic").write_bytes(WHOLE)
     done = ugicm(
         tmp_path,
