@@ -259,14 +259,16 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("-o", "--output", type=Path, default=Path("peers-output"), help="default: %(default)s")
     p.add_argument("--bundle", type=Path, help="default: the shipped one")
     p.add_argument("--efforts", type=int, nargs="+", default=[], metavar="EFFORT", help="of this codec, besides 0")
+    p.add_argument("--only", nargs="+", choices=[peer.name for peer in PEERS], metavar="NAME", help="of the others")
     p.add_argument("--every", type=int, default=1, metavar="N", help="each N-th image only")
     p.add_argument("--threads", type=int, default=2, help="of each codec that takes several; default %(default)s")
     p.add_argument("--repeat", type=int, default=5, help="runs of what takes under 0.2 s; default %(default)s")
     args = p.parse_args(arguments)
     efforts = sorted({0, *args.efforts})
     console = Console(width=None if sys.stdout.isatty() else 160)
-    missing = {peer.name: peer.missing() for peer in PEERS if peer.missing()}
-    peers = [peer for peer in PEERS if peer.name not in missing]
+    wanted = [peer for peer in PEERS if args.only is None or peer.name in args.only]
+    missing = {peer.name: peer.missing() for peer in wanted if peer.missing()}
+    peers = [peer for peer in wanted if peer.name not in missing]
     AvifImagePlugin.DEFAULT_MAX_THREADS = args.threads
     if any(peer.form == "JXL" for peer in peers):
         importlib.import_module("pillow_jxl.JpegXLImagePlugin").DECODE_THREADS = args.threads

@@ -51,6 +51,11 @@ def test_figures_are_those_of_files(folder: Path, photograph: np.ndarray, capsys
     assert "not installed" in printed and "1 threads" in printed
 
 
+def test_one_of_the_others_alone(folder: Path) -> None:
+    found = run(folder, "--every", "3", "--only", "WebP, method 6")
+    assert set(found["codecs"]) == {OURS, "WebP, method 6"} and not found["missing"]
+
+
 def test_a_run_that_was_cut_off_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(folder)
     state = folder / "out/peers.jsonl"
