@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,16 +43,18 @@ def check_replaceable(folder: Path) -> None:
     """
     target = _target(folder)
     while True:
-        if not os.path.isdir(target):
-            if os.path.lexists(target):
-                raise OutputError(f"{folder}: is a file; give another name with -o")
-            return
         before, foreign, refused = _identity(target), None, None
+        if before is None:
+            return
+        if not stat.S_ISDIR(before.st_mode):
+            raise OutputError(f"{folder}: is a file; give another name with -o")
         try:
             foreign = _foreign(target)
+        except FileNotFoundError:
+            continue  # another writer has taken it away
         except OSError as error:
             refused = error
-        if (foreign is None and refused is None) or _identity(target) == before:
+        if (foreign is None and refused is None) or _same(before, _identity(target)):
             break  # else another writer replaced it meanwhile
     if refused is not None:
         raise output_error(folder, refused) from refused
@@ -128,12 +131,16 @@ def _closed(folder: Path) -> bool:
     return not any(os.access(folder, os.W_OK | os.X_OK) or not os.path.lexists(folder) for _ in range(3))
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Tells a folder from another that takes its name, and from itself before a name in it changed."""
+def _identity(folder: Path) -> os.stat_result | None:
+    """What tells a folder from another that takes its name, and from itself before a name in it or its own changed."""
     with suppress(OSError):
-        found = os.stat(folder)
-        return found.st_ino, found.st_mtime_ns
+        return os.lstat(folder)
     return None
+
+
+def _same(one: os.stat_result, other: os.stat_result | None) -> bool:
+    names = "st_ino", "st_mtime_ns", "st_ctime_ns"
+    return other is not None and all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _foreign(folder: Path) -> str | None:
