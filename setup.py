@@ -72,6 +72,7 @@ setup(
         "export": EXPORT,
         "train": TRAIN,
         "clip": [*TRAIN, *CLIP],
+        "judges": ["ai-edge-litert>=2.1"],  # runs TFLite networks that judge pictures
         "fuzz": ["atheris>=3", "coverage>=7"],
         "tensorrt": ["tensorrt>=10.13", CUDA],
         "tensorrt-rtx": ["tensorrt-rtx-cu13>=1.7", CUDA],

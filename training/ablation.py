@@ -28,7 +28,7 @@ from ugicm.models.ugicm import STRIDE, UGICM
 from ugicm.training.checkpoint import rebuild
 from ugicm.training.config import Config, ConfigError
 from ugicm.training.data import Crops, image_files, read_rgb
-from ugicm.training.evaluate import labelled_files
+from ugicm.training.image_sets import labelled_files
 from ugicm.training.judges import SqueezeNet
 from ugicm.training.objectives import psnr
 from ugicm.training.run import Run

@@ -3,8 +3,10 @@
 Everything comes from real bitstreams: each image is encoded at every quality and decoded from the bytes, for `human`
 and for `machine`. `--images` (lossless): bpp, PSNR, MS-SSIM, and BD-rate against JPEG and WebP. `--labelled` with
 `--classifier`: top-1, and agreement with what the classifier says of the original. `--detect` with `--detector`: mean
-average precision. JPEG and WebP are compared at the lowest setting whose mean rate over the images is at least the
-codec's, so that they never have fewer bits. Intervals: 95 %, percentile bootstrap over images, paired for differences.
+average precision. `--segment` with `--segmenter`: mean intersection over union of what a network segments in the
+decoded picture and in the original, over the images in which it finds something. JPEG and WebP are compared at the
+lowest setting whose mean rate over the images is at least the codec's, so that they never have fewer bits. Intervals:
+95 %, percentile bootstrap over images, paired for differences.
 
 Writes `evaluation.json` and plots. Results are kept in OUT/cache: the same command continues, more qualities add to it.
 """
@@ -12,12 +14,10 @@ Writes `evaluation.json` and plots. Results are kept in OUT/cache: the same comm
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,18 @@ from rich.console import Console
 from ugicm import Codec
 from ugicm.runtime.backends import open_backend
 from ugicm.runtime.errors import UgicError
-from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.output import write_atomically
 from ugicm.runtime.measures.metrics import ms_ssim, psnr
 from ugicm.training.config import ConfigError
 from ugicm.training.curves import LADDERS, bits_per_pixel, matched_setting, pillow_file, pillow_picture
-from ugicm.training.data import image_files
+from ugicm.training.image_sets import Images, boxed_images, labelled_images, plain_images, segmented_images
 from ugicm.training.judges import NanoDet, SqueezeNet
 from ugicm.training.report import report
-from ugicm.training.scores import Box
+from ugicm.training.segmenter import Segmenter
 
 ORIGINAL = "original"
 Record = dict[str, Any]
+Judge = SqueezeNet | NanoDet | Segmenter
 
 
 class Cache:
@@ -61,92 +61,16 @@ class Cache:
         return value
 
 
-@dataclass(frozen=True)
-class Images:
-    """A set of images with what is known of them.
-
-    Attributes:
-        name: "images", "labelled" or "detect".
-        pictures: (H, W, 3) uint8 each.
-        truth: class index, or boxes, of each; empty without.
-        digest: of files and truth.
-    """
-
-    name: str
-    pictures: list[np.ndarray]
-    truth: list[Any]
-    digest: str
-
-
-def plain_images(folder: Path, limit: int | None) -> Images:
-    """The images of a folder."""
-    return _images("images", image_files(folder)[:limit], [])
-
-
-def labelled_files(folder: Path, limit: int | None) -> list[tuple[Path, int]]:
-    """Files and classes of a folder with `LABELS.csv` (columns class_index, file). Raises ConfigError."""
-    path = folder / "LABELS.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = [(folder / row["file"], int(row["class_index"])) for row in csv.DictReader(handle)]
-    except (OSError, KeyError, ValueError, TypeError):
-        raise ConfigError(f"{path}: a CSV file with the columns class_index and file is needed") from None
-    return _spread(rows, limit)
-
-
-def labelled_images(folder: Path, limit: int | None) -> Images:
-    """The images of `labelled_files`."""
-    return _images("labelled", *_columns(labelled_files(folder, limit)))
-
-
-def boxed_images(folder: Path, limit: int | None) -> Images:
-    """Images of `images/` with boxes of `labels/NAME.txt` (class, centre and size as shares). Raises ConfigError."""
-    rows = []
-    for path in image_files(folder / "images"):
-        label = folder / "labels" / f"{path.stem}.txt"
-        try:
-            lines = [line.split() for line in label.read_text().splitlines() if line.strip()] if label.exists() else []
-            rows.append((path, [(int(line[0]), *map(float, line[1:5])) for line in lines]))
-        except (OSError, ValueError, IndexError):
-            raise ConfigError(f"{label}: lines of class and four numbers are needed") from None
-    images = _images("detect", *_columns(_spread(rows, limit)))
-    boxes = []
-    for picture, entries in zip(images.pictures, images.truth, strict=True):
-        h, w = picture.shape[:2]
-        boxes.append([Box((x - a / 2) * w, (y - b / 2) * h, a * w, b * h, c) for c, x, y, a, b in entries])
-    if not any(boxes):
-        raise ConfigError(f"{folder / 'labels'}: no boxes for the images; name the label files like them")
-    return Images(images.name, images.pictures, boxes, images.digest)
-
-
-def _spread(rows: list[Any], limit: int | None) -> list[Any]:
-    """At most `limit` rows, evenly spread: labelled files come sorted by class."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[int(i)] for i in np.linspace(0, len(rows) - 1, limit)]
-
-
-def _columns(rows: list[tuple[Path, Any]]) -> tuple[list[Path], list[Any]]:
-    return [path for path, _ in rows], [truth for _, truth in rows]
-
-
-def _images(name: str, files: list[Path], truth: list[Any]) -> Images:
-    if not files:
-        raise ConfigError(f"--{name}: no images there")
-    digest = hashlib.sha256(repr(truth).encode())
-    for path in files:
-        digest.update(path.name.encode() + str(path.stat().st_size if path.exists() else 0).encode())
-    return Images(name, [read_image(path) for path in files], truth, digest.hexdigest())
-
-
-def judged(judge: SqueezeNet | NanoDet | None, originals: list[np.ndarray], pictures: list[np.ndarray]) -> Record:
-    """The finds in pictures: classes, boxes, or without a judge the likeness to the originals."""
+def judged(judge: Judge | None, originals: list[np.ndarray], pictures: list[np.ndarray]) -> Record:
+    """The finds in pictures: classes, boxes, agreement of masks, or without a judge the likeness to the originals."""
     pairs = list(zip(originals, pictures, strict=True))
     record: Record = {"psnr": [psnr(a, b) for a, b in pairs if a is not b]}
     if isinstance(judge, SqueezeNet):
         record["classes"] = judge.classify(pictures)
     elif isinstance(judge, NanoDet):
         record["boxes"] = [judge.detect(picture) for picture in pictures]
+    elif isinstance(judge, Segmenter):
+        record["iou"] = [judge.agreement(a, b) for a, b in pairs]
     else:
         record["ms_ssim"] = [ms_ssim(a, b) for a, b in pairs]
     return record
@@ -164,7 +88,7 @@ class Evaluation:
     """
 
     def __init__(
-        self, codec: Codec, images: Images, judge: SqueezeNet | NanoDet | None, cache: Cache, say: Callable[[str], None]
+        self, codec: Codec, images: Images, judge: Judge | None, cache: Cache, say: Callable[[str], None]
     ) -> None:
         self.codec, self.images, self.judge, self.cache, self.say = codec, images, judge, cache, say
 
@@ -232,16 +156,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--classifier", type=Path, help="SqueezeNet 1.0 state dict that judges --labelled")
     p.add_argument("--detect", type=Path, help="folder with images/ and YOLO labels/")
     p.add_argument("--detector", type=Path, help="NanoDet-m ONNX file that judges --detect")
+    p.add_argument("--segment", type=Path, help="folder of images")
+    p.add_argument("--segmenter", type=Path, help="TFLite or ONNX file of a segmentation network that judges --segment")
     p.add_argument("--qualities", type=int, nargs="+", help="default: all of the codec")
     p.add_argument("--limit", type=int, help="at most so many images of each set, evenly spread")
     p.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
     p.add_argument("--threads", type=int)
     args = p.parse_args(arguments)
-    for data, judge in (("labelled", "classifier"), ("detect", "detector")):
+    for data, judge in (("labelled", "classifier"), ("detect", "detector"), ("segment", "segmenter")):
         if (getattr(args, data) is None) != (getattr(args, judge) is None):
             p.error(f"--{data} and --{judge} go together")
-    if not (args.images or args.labelled or args.detect):
-        p.error("give --images, --labelled or --detect")
+    if not (args.images or args.labelled or args.detect or args.segment):
+        p.error("give --images, --labelled, --detect or --segment")
     return args
 
 
@@ -253,7 +179,7 @@ def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
         raise ConfigError(f"--qualities: this codec has 1 to {codec.qualities}")
     made_from = _digest(codec.bundle.path / "manifest.json")  # which has a hash of each file
     results: dict[str, Any] = {"codec_id": codec.codec_id.hex(), "conditions": list(codec.conditions), "sets": {}}
-    sets: list[tuple[Images, SqueezeNet | NanoDet | None, str]] = []
+    sets: list[tuple[Images, Judge | None, str]] = []
     if args.images:
         sets.append((plain_images(args.images, args.limit), None, ""))
     if args.labelled:
@@ -261,6 +187,9 @@ def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
     if args.detect:
         graph = open_backend("onnxruntime", args.threads).load(_bytes(args.detector), "detector")
         sets.append((boxed_images(args.detect, args.limit), NanoDet(graph), _digest(args.detector)))
+    if args.segment:
+        segmenter = Segmenter(args.segmenter, args.threads)
+        sets.append((segmented_images(args.segment, args.limit, segmenter), segmenter, _digest(args.segmenter)))
     for images, judge, digest in sets:
         cache = Cache(args.output / "cache", made_from, digest)
         records = Evaluation(codec, images, judge, cache, say).run(qualities)

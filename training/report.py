@@ -17,13 +17,13 @@ from ugicm.training.scores import Box, Precision, Sampled, average_precision, re
 Record = dict[str, Any]
 PAIRS = (("machine", "human"), ("machine", "JPEG"), ("machine", "WebP"), ("human", "JPEG"))
 TITLES = {"bpp": "bpp", "psnr": "PSNR dB", "ms_ssim": "MS-SSIM", "top1": "top-1", "agreement": "agreement"}
-TITLES |= {"map50": "mAP50", "map": "mAP"}
-PLOTTED = ("psnr", "ms_ssim", "top1", "agreement", "map50")
+TITLES |= {"map50": "mAP50", "map": "mAP", "iou": "mask IoU"}
+PLOTTED = ("psnr", "ms_ssim", "top1", "agreement", "map50", "iou")
 
 
 def measures(record: Record, original: Record, truth: list[Any], draws: np.ndarray) -> dict[str, Sampled]:
     """Measure → its value over the images and over the resamples, of one record of a set."""
-    found = {name: sampled_mean(record[name], draws) for name in ("bpp", "psnr", "ms_ssim") if record.get(name)}
+    found = {name: sampled_mean(record[name], draws) for name in ("bpp", "psnr", "ms_ssim", "iou") if record.get(name)}
     if "classes" in record:
         classes = np.array(record["classes"])
         found["top1"] = sampled_mean(classes == np.array(truth), draws)
@@ -44,7 +44,7 @@ def summary(records: Record, times: int) -> dict[str, Any]:
     original, truth = records["original"], records["truth"]
     result: dict[str, Any] = {"images": records["count"], "original": {}, "qualities": {}}
     for name, sampled in measures(original, original, truth, draws).items():
-        if name not in ("bpp", "psnr", "ms_ssim", "agreement"):
+        if name not in ("bpp", "psnr", "ms_ssim", "agreement", "iou"):
             result["original"][name] = sampled.estimate()._asdict()
     for quality, systems in records["qualities"].items():
         found = {system: measures(record, original, truth, draws) for system, record in systems.items()}

@@ -14,6 +14,7 @@ from ugicm.training import evaluate
 from ugicm.training.curves import bd_rate, bits_per_pixel, matched_setting, pillow_file
 from ugicm.training.data import read_rgb
 from ugicm.training.judges import NanoDet, SqueezeNet
+from ugicm.training.segmenter import Segmenter
 
 
 def squeezenet(path: Path) -> Path:
@@ -59,6 +60,49 @@ def nanodet(path: Path) -> Path:
     return path
 
 
+def segmenter(path: Path, least: float = 0.5, classes: int = 1, size: int | str = 32) -> Path:
+    """An ONNX file that calls bright what is red above `least`: a probability, or scores of dark, bright and never."""
+    values = [
+        numpy_helper.from_array(np.array(v, t), n)
+        for n, v, t in (("r", [0], np.int64), ("s", [1], np.int64), ("axis", [1], np.int64), ("k", 1e6, np.float32))
+    ]
+    values += [numpy_helper.from_array(np.float32(v), n) for n, v in (("least", least), ("never", -1.0))]
+    nodes = [
+        helper.make_node("Slice", ["x", "r", "s", "axis"], ["red"]),
+        helper.make_node("Sub", ["red", "least"], ["above"]),
+        helper.make_node("Mul", ["above", "k"], ["far"]),
+        helper.make_node("Sigmoid", ["far"], ["p" if classes > 1 else "y"]),
+    ]
+    if classes > 1:
+        nodes += [
+            helper.make_node("Sub", ["least", "red"], ["dark"]),
+            helper.make_node("Mul", ["red", "never"], ["no"]),
+            helper.make_node("Concat", ["dark", "p", "no"], ["y"], axis=1),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "segmenter",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3 if classes > 1 else 1, size, size])],
+        values,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_agreement_is_the_overlap_of_what_is_segmented(classes: int, tmp_path: Path) -> None:
+    judge = Segmenter(segmenter(tmp_path / "net.onnx", classes=classes), threads=1)
+    left, half = np.zeros((2, 32, 32, 3), np.uint8)
+    left[:, :16, 0] = half[8:24, :16, 0] = 255
+    assert judge.agreement(left, left) == 1 and judge.agreement(left, half) == judge.agreement(half, left) == 0.5
+    assert judge.agreement(left, left[:, ::-1]) == 0
+    assert judge.found(judge.classes(left)) == [1]
+    speck = np.zeros((32, 32, 3), np.uint8)
+    speck[:4, :4, 0] = 255  # 1.6 %
+    assert judge.found(judge.classes(speck)) == [] != judge.found(judge.classes(half))
+
+
 def test_squeezenet_is_caffes(tmp_path: Path) -> None:
     net = SqueezeNet(squeezenet(tmp_path / "net.pth"))
     x = torch.rand(2, 3, 227, 227) * 255
@@ -102,7 +146,7 @@ def test_bd_rate_of_a_curve_at_half_the_rate() -> None:
 
 @pytest.fixture
 def data(pictures: Path, tmp_path: Path) -> list[str]:
-    """Arguments that name three sets and two judges."""
+    """Arguments that name four sets and three judges."""
     files = sorted(pictures.glob("*.png"))
     with (pictures / "LABELS.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([("class_index", "file"), *((i, f.name) for i, f in enumerate(files))])
@@ -116,6 +160,8 @@ def data(pictures: Path, tmp_path: Path) -> list[str]:
         "classifier": squeezenet(tmp_path / "net.pth"),
         "detect": detect,
         "detector": nanodet(tmp_path / "detector.onnx"),
+        "segment": pictures,
+        "segmenter": segmenter(tmp_path / "segmenter.onnx", 0.3),
     }
     return [part for name, path in named.items() for part in (f"--{name}", str(path))]
 
@@ -130,7 +176,7 @@ def test_everything_from_real_files_and_again_from_the_cache(
     assert evaluate.main([*arguments, "--qualities", "1", "3"]) == 0
     first = json.loads((out / "evaluation.json").read_text())
     labelled, detected = first["sets"]["labelled"], first["sets"]["detect"]
-    assert {p.name for p in out.glob("*.png")} == {"images.png", "labelled.png", "detect.png"}
+    assert {p.name for p in out.glob("*.png")} == {"images.png", "labelled.png", "detect.png", "segment.png"}
     for found in first["sets"].values():
         assert found["images"] == (3 if found is first["sets"]["images"] else 2) or found["images"] == 2
         for row in found["qualities"].values():
@@ -140,6 +186,8 @@ def test_everything_from_real_files_and_again_from_the_cache(
     assert labelled["qualities"]["1"]["human"]["bpp"]["value"] < labelled["qualities"]["3"]["human"]["bpp"]["value"]
     assert set(labelled["original"]) == {"top1"} and set(detected["original"]) == {"map50", "map"}
     assert detected["original"]["map50"]["value"] > 0
+    masks = first["sets"]["segment"]["qualities"]
+    assert 0.5 < masks["1"]["human"]["iou"]["value"] < masks["3"]["human"]["iou"]["value"] < 1
     assert len(first["sets"]["images"]["curves"]["human"]) == 2
 
     def never(*_: object) -> None:
@@ -153,6 +201,8 @@ def test_everything_from_real_files_and_again_from_the_cache(
 def test_mistakes_are_one_line_and_status_2(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    any_size = str(segmenter(tmp_path / "any.onnx", size="side"))
+    blind = str(segmenter(tmp_path / "blind.onnx", 2.0))
     cases = [
         (["--images", str(tmp_path / "none")], "no images there"),
         (["--images", data[1], "--qualities", "99"], "--qualities: this codec has 1 to"),
@@ -160,6 +210,11 @@ def test_mistakes_are_one_line_and_status_2(
         (["--labelled", data[3], "--classifier", data[9]], "not a SqueezeNet"),
         (["--detect", data[7], "--detector", str(tmp_path / "absent.onnx")], "absent.onnx: cannot be read"),
         ([str(tmp_path / "bundle"), "--images", data[1]], "bundle"),
+        (["--segment", data[1], "--segmenter", str(tmp_path / "absent.onnx")], "absent.onnx: no such file"),
+        (["--segment", data[1], "--segmenter", data[5]], "not an ONNX network of one input"),
+        (["--segment", data[1], "--segmenter", data[9]], "a value for each pixel"),
+        (["--segment", data[1], "--segmenter", any_size], "a segmenter has one"),
+        (["--segment", data[1], "--segmenter", blind], "the segmenter finds nothing"),
     ]
     for arguments, says in cases:
         assert evaluate.main([*arguments, "-o", str(tmp_path / "out"), "--threads", "1"]) == 2
