@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ugicm.runtime.effort.contexts import Distort, Known
 from ugicm.runtime.effort.rate import Bits
-from ugicm.runtime.effort.steps import Distort, Latents, Refine
 
 HOT, COLD = 0.5, 0.1  # bits
 SHARE, MOMENTUM = 0.25, 0.5
@@ -25,36 +25,31 @@ Curvature = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def settle(
-    latents: Latents,
-    bits: Bits,
+    y: np.ndarray,
+    known: Callable[[np.ndarray], Known],
     distort: Distort,
     curvature: Curvature,
     steps: int,
-    refine: Refine | None,
     watch: Callable[[int, float], None] | None = None,
 ) -> np.ndarray:
-    """`y`, float32, after so many steps; `watch` hears of each step and the distortion in bits before it."""
-    mean, anchor = latents.mean, latents.anchor
-    coded = latents.coded > 0
-    y_hat, means = latents.y.copy(), mean
-    move = np.zeros_like(y_hat)
+    """`y`, float32 (1, M, h, w), after so many steps; `watch` hears of each and of the distortion in bits before it."""
+    y = y.copy()
+    move = np.zeros_like(y)
     curve = np.ones(1, np.float32)
     for step in range(steps):
         temperature = HOT * (COLD / HOT) ** (step / max(1, steps - 1))
-        if anchor is not None:
-            assert refine is not None
-            means = refine((y_hat - mean) * (latents.coded * anchor), mean)
-        y_hat = np.where(coded, y_hat, means)
+        mean, bits, coded, y_hat = known(y)
+        y = np.where(coded > 0, y, mean)
         gradient, distortion = distort(y_hat)
         if step == 0:
             curve = curvature(y_hat, gradient)
-        wanted = y_hat - np.clip(gradient / curve, -LONGEST, LONGEST) - means
-        goal = means + latents.coded * expected(wanted, curve * np.float32(STIFFNESS), bits, temperature)
-        move = np.float32(MOMENTUM) * move + np.float32(SHARE) * (goal - y_hat)
-        y_hat += move
+        wanted = y - np.clip(gradient / curve, -LONGEST, LONGEST) - mean
+        goal = mean + coded * expected(wanted, curve * np.float32(STIFFNESS), bits, temperature)
+        move = np.float32(MOMENTUM) * move + np.float32(SHARE) * (goal - y)
+        y += move
         if watch is not None:
             watch(step, distortion)
-    return y_hat
+    return y
 
 
 def expected(wanted: np.ndarray, curvature: np.ndarray, bits: Bits, temperature: float) -> np.ndarray:

@@ -8,21 +8,22 @@ whose graphs can be differentiated has efforts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from ugicm.runtime.backends import Graph
-from ugicm.runtime.effort.distortion import Distortion, context_graph, distortion_graph
+from ugicm.runtime.effort.contexts import Context, ExactContext, Written
+from ugicm.runtime.effort.distortion import Distortion, distortion_graph
 from ugicm.runtime.effort.field import settle
 from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
 from ugicm.runtime.effort.similarity import scales_of
-from ugicm.runtime.effort.steps import Latents, Schedule, descend
+from ugicm.runtime.effort.staged import StagedContext
+from ugicm.runtime.effort.steps import Schedule, descend
 from ugicm.runtime.effort.targets import BPP, PSNR, Target, meet, meet_refined
-from ugicm.runtime.encoder.analysis import hyper_latents, padded, symbols_of
+from ugicm.runtime.encoder.analysis import hyper_latents, padded
 from ugicm.runtime.encoder.flow import check_image, writing
 from ugicm.runtime.encoder.quality import ladder, quality_byte
 from ugicm.runtime.errors import QualityError, UsageError
@@ -30,7 +31,7 @@ from ugicm.runtime.flow import Flow, decoding
 from ugicm.runtime.graphs.run import Networks
 from ugicm.runtime.graphs.tiles import measured_reach, tiles
 from ugicm.runtime.measures.metrics import ms_ssim, psnr
-from ugicm.runtime.symbols import checkerboard, gains_of, z_rows
+from ugicm.runtime.symbols import gains_of, z_first, z_rows
 
 SCHEDULES = {
     1: Schedule(5, 0.18, 0.6, cooling=20.0, haste=1.3),
@@ -52,23 +53,6 @@ TUNES = ("psnr", "ms-ssim", "machine")
 human and the machine view, half each."""
 Watch = Callable[[int, int], None]
 """Hears of each step that was taken, of how many."""
-
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """Latents of a picture with all that `z` decides.
-
-    Attributes:
-        y: float32 (1, M, h, w), after the gain.
-        z: int32.
-        rows: table rows of the symbols.
-        mean: float32 means before the context.
-    """
-
-    y: np.ndarray
-    z: np.ndarray
-    rows: np.ndarray
-    mean: np.ndarray
 
 
 def check_effort(effort: int) -> int:
@@ -100,7 +84,7 @@ def encode(
     bundle = networks.bundle
     if tune not in TUNES:
         raise UsageError(f"tune {tune!r} is none; give {', '.join(TUNES)}")
-    search = Search(networks, image, tune, watch) if effort else None
+    search = Search(networks, answer, image, tune, watch) if effort else None
     latents = Analysis(networks, image, effort)
 
     def written(byte: int, refined: bool) -> bytes:
@@ -159,15 +143,17 @@ class Search:
         UsageError: the codec or its backend cannot.
     """
 
-    def __init__(self, networks: Networks, image: np.ndarray, tune: str = TUNES[0], watch: Watch | None = None) -> None:
-        bundle, self.networks = networks.bundle, networks
+    def __init__(
+        self,
+        networks: Networks,
+        answer: Callable[[Flow[Any]], Any],
+        image: np.ndarray,
+        tune: str = TUNES[0],
+        watch: Watch | None = None,
+    ) -> None:
+        bundle, self.networks, self.answer = networks.bundle, networks, answer
         if hasattr(networks.backend, "device"):
             raise UsageError("effort needs backend onnxruntime, on the CPU; leave --effort or --backend out")
-        if bundle.manifest.schedule is not None:
-            raise UsageError(
-                f"{bundle.path}: no effort is possible with this codec: its symbols are decoded in stages, each with "
-                "a network that would have to be differentiated; leave --effort out"
-            )
         bundle.graph("g_s")  # a bundle of the encoder only refuses
         self.bundle, self.image, self.watch = bundle, image, watch
         self.views: list[tuple[float, np.ndarray | None]] = [(1.0, networks.condition(None))]
@@ -181,20 +167,22 @@ class Search:
         self.similarity = tune == "ms-ssim"
         self.rate = Rate(bundle.y_tables)
 
-    def coded(self, y: np.ndarray, z: np.ndarray) -> Coded:
-        """Latents, after the gain, and their `z` with what it decides."""
-        rows, mean = self.networks.scales_and_means(z)
-        return Coded(y, z, rows, np.zeros_like(y) if mean is None else mean)
+    def context(self, z: np.ndarray, quality: int) -> Context:
+        """What symbols depend on under a `z`."""
+        if self.bundle.manifest.schedule is None:
+            return ExactContext(self.networks, self.rate, z)
+        return StagedContext(self.networks, self.answer, self.rate, z, quality, self.padded.shape[1:3])
 
-    def cost(self, coded: Coded, quality: int, scale: float = 1.0) -> tuple[float, float]:
-        """(bits, distortion) of the file that latents give, `scale` undone before the synthesis."""
-        symbols = symbols_of(self.networks, coded.y, coded.rows, coded.mean)
-        bits = float(self.rate(symbols.astype(np.float32), coded.rows)[0].sum(dtype=np.float64))
-        if coded.z.size:
-            of_z, _ = Rate(self.bundle.z_tables)(coded.z.astype(np.float32), z_rows(coded.z.shape))
+    def cost(self, written: Written, z: np.ndarray, quality: int, scale: float = 1.0) -> tuple[float, float]:
+        """(bits, distortion) of a file, `scale` undone before the synthesis; a guard's shifts are not counted."""
+        symbols, rows, y_hat = written
+        bits = float(self.rate(symbols.astype(np.float32), rows)[0].sum(dtype=np.float64))
+        if z.size:
+            of_z, _ = Rate(self.bundle.z_tables)(
+                z.astype(np.float32), z_rows(z.shape, z_first(self.bundle.z_tables, z.shape[1], quality))
+            )
             bits += float(of_z.sum(dtype=np.float64))
-        y_hat = self.networks.latents(symbols, coded.mean) * np.float32(scale)
-        pictures = self.networks.pictures(y_hat, quality, [vector for _, vector in self.views])
+        pictures = self.networks.pictures(y_hat * np.float32(scale), quality, [vector for _, vector in self.views])
         pairs = zip(self.views, pictures, strict=True)
         return bits, sum(share * self._distance(np.asarray(picture)) for (share, _), picture in pairs)
 
@@ -208,48 +196,46 @@ class Search:
 
     def refined(self, y: np.ndarray, z: np.ndarray, quality: int, effort: int) -> np.ndarray:
         """`y` after the steps of an effort, or as it was where that is cheaper; `z` stays."""
-        coded, lower = self.coded(y, z), y / SCALED_DOWN
-        bits, distance = self.cost(coded, quality)
-        fewer, more = self.cost(self.coded(lower, hyper_latents(self.networks, lower)), quality, float(SCALED_DOWN))
+        context, lower = self.context(z, quality), y / SCALED_DOWN
+        z_lower = hyper_latents(self.networks, lower, gains_of(self.bundle.gain, quality))
+        written = context.written(y)
+        bits, distance = self.cost(written, z, quality)
+        fewer, more = self.cost(self.context(z_lower, quality).written(lower), z_lower, quality, float(SCALED_DOWN))
         if not (bits > fewer and more > distance):
             return y  # a picture so flat that scaling saves nothing
         price = STEEPER * (bits - fewer) / (more - distance)  # bits for a unit of distortion
-        found, least = coded, bits + price * distance
+        found, least = y, bits + price * distance
         # Drawn symbols are not always better than the ten steps of effort 2: both are tried.
         for each in (2, effort) if SCHEDULES[effort].random else (effort,):
             schedule = OF_SIMILARITY.get(each, SCHEDULES[each]) if self.similarity else SCHEDULES[each]
-            other = replace(coded, y=self.searched(coded, quality, schedule, price))
-            new_bits, new_distance = self.cost(other, quality)
+            other = self.searched(y, written.rows, context, quality, schedule, price)
+            new_bits, new_distance = self.cost(context.written(other), z, quality)
             if new_bits + price * new_distance < least:
                 found, least = other, new_bits + price * new_distance
-        return found.y
+        return found
 
-    def searched(self, coded: Coded, quality: int, schedule: Schedule, price: float) -> np.ndarray:
-        """`y` after the steps of a schedule, at so many bits for a unit of distortion."""
-        height, width = coded.y.shape[2:]
-        bundle = self.bundle
+    def searched(
+        self, y: np.ndarray, rows: np.ndarray, context: Context, quality: int, schedule: Schedule, price: float
+    ) -> np.ndarray:
+        """`y` of table rows after the steps of a schedule, at so many bits for a unit of distortion."""
+        height, width = y.shape[2:]
         windows = tiles(height, width, self._reach(height, width, quality), self._window)
-        side = bundle.manifest.latent_stride * min(span.stop - span.start for tile in windows for span in tile)
+        side = self.bundle.manifest.latent_stride * min(span.stop - span.start for tile in windows for span in tile)
         scales = scales_of(side) if self.similarity else 0
         graphs = [(share, self._graph(vector, scales)) for share, vector in self.views]
         distort = Distortion(
             self.padded.astype(np.float32),
             self.inside * np.float32(price),
-            gains_of(bundle.inverse_gain, quality),
+            gains_of(self.bundle.inverse_gain, quality),
             graphs,
             windows,
             mean=self.similarity,
         )
-        known = bundle.y_tables.coded(coded.rows)
-        keep = np.ones_like(coded.y) if known is None else known.astype(np.float32)
-        anchor = checkerboard(height, width) if bundle.manifest.context else None
-        latents = Latents(coded.y, coded.rows, coded.mean, keep, anchor)
-        refine, pull = (None, None) if anchor is None else self._context(anchor)
-        bits, settling = self.rate.of(coded.rows), schedule.settling
+        settling = schedule.settling
         if settling:
-            watch = self._watched(schedule, 0)
-            latents = replace(latents, y=settle(latents, bits, distort, distort.curvature, settling, refine, watch))
-        return descend(latents, bits, distort, schedule, refine, pull, self._watched(schedule, settling))
+            y = settle(y, context.known, distort, distort.curvature, settling, self._watched(schedule, 0))
+        gradient = partial(context.gradient, distort=distort, haste=schedule.haste)
+        return descend(y, rows, gradient, schedule, self._watched(schedule, settling))
 
     def _watched(self, schedule: Schedule, before: int) -> Callable[[int, float], None] | None:
         watch, steps = self.watch, schedule.settling + schedule.steps
@@ -258,18 +244,6 @@ class Search:
     def _graph(self, vector: np.ndarray | None, scales: int) -> Graph:
         name = f"distortion {scales} {'' if vector is None else vector.tobytes().hex()}"
         return derived(self.networks, name, partial(distortion_graph, self.bundle, vector, scales))
-
-    def _context(self, anchor: np.ndarray) -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        graph = derived(self.networks, "context", partial(context_graph, self.bundle))
-
-        def refine(symbols: np.ndarray, mean: np.ndarray) -> np.ndarray:
-            found = self.networks.run("context", symbols=symbols, mean=mean, anchor=anchor)
-            return np.where(anchor > 0, mean, found)
-
-        def pull(symbols: np.ndarray, mean: np.ndarray, seed: np.ndarray) -> np.ndarray:
-            return graph({"symbols": symbols, "mean": mean, "anchor": anchor, "seed": seed})[0]
-
-        return refine, pull
 
     @property
     def _window(self) -> float:

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from ugicm.runtime.effort.rate import Bits
+from ugicm.runtime.effort.contexts import Soften
 
 COLD = 0.06
 LONGEST = 2.5  # of a step, in root mean squares of a row: few large gradients among zeros would throw symbols far
@@ -48,25 +48,6 @@ class Schedule:
     settling: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """What steps start from, (1, M, h, w) each.
-
-    Attributes:
-        y: float32, after the gain.
-        rows: table rows.
-        mean: float32 means before the context.
-        coded: float32, 0 where the row is skipped, else 1.
-        anchor: (1, 1, h, w) float32, 1 where a symbol is decoded before the context; None without a context.
-    """
-
-    y: np.ndarray
-    rows: np.ndarray
-    mean: np.ndarray
-    coded: np.ndarray
-    anchor: np.ndarray | None
-
-
 def draw(residual: np.ndarray, temperature: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Symbols of y − mean drawn from their two neighbours by a Gumbel softmax, and their slope."""
     low = np.floor(residual)
@@ -79,14 +60,8 @@ def draw(residual: np.ndarray, temperature: float, rng: np.random.Generator) -> 
     return low + share, share * (1 - share) * slope / np.float32(temperature)
 
 
-Soften = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""y − mean to symbols that have a slope, and that slope."""
-Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(symbols of anchors, mean) to means of all, those of the others refined."""
-Pull = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(symbols of anchors, mean, gradient by the refined means) to the gradient by the symbols of anchors."""
-Distort = Callable[[np.ndarray], tuple[np.ndarray, float]]
-"""`y_hat` to the gradient of the weighted distortion, in bits, and the distortion."""
+Gradient = Callable[[np.ndarray, Soften], tuple[np.ndarray, float]]
+"""`y`, and how symbols are softened, to the gradient of the loss by `y` and the loss in bits."""
 
 
 def relax(residual: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -97,18 +72,23 @@ def relax(residual: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndar
 
 
 def descend(
-    latents: Latents,
-    bits: Bits,
-    distort: Distort,
+    y: np.ndarray,
+    rows: np.ndarray,
+    gradient: Gradient,
     schedule: Schedule,
-    refine: Refine | None,
-    pull: Pull | None,
     watch: Callable[[int, float], None] | None = None,
 ) -> np.ndarray:
-    """`y`, float32, after the steps of a schedule; `watch` hears of each step and its loss in bits."""
-    y = latents.y.copy()
+    """`y`, float32 (1, M, h, w), after the steps of a schedule.
+
+    Args:
+        y: latents, after the gain.
+        rows: table rows, of that shape: symbols of one row move by steps of one size.
+        gradient: of the loss.
+        watch: hears of each step and its loss in bits.
+    """
+    y = y.copy()
     first = np.zeros_like(y)
-    rows = latents.rows.ravel().astype(np.intp)
+    rows = rows.ravel().astype(np.intp)
     members = np.maximum(np.bincount(rows), 1)
     second = np.zeros(members.size)
     n, rng = schedule.steps, np.random.default_rng(0)
@@ -119,10 +99,9 @@ def descend(
         else:
             temperature = schedule.hot + (COLD - schedule.hot) * part
         soften = partial(draw, rng=rng) if schedule.random else relax
-        at = partial(soften, temperature=temperature)
-        gradient, loss = _gradient(y, latents, bits, distort, at, refine, pull, schedule.haste)
-        first = schedule.momentum * first + (1 - schedule.momentum) * gradient
-        power = np.bincount(rows, np.square(gradient).ravel()) / members
+        by_y, loss = gradient(y, partial(soften, temperature=temperature))
+        first = schedule.momentum * first + (1 - schedule.momentum) * by_y
+        power = np.bincount(rows, np.square(by_y).ravel()) / members
         second = schedule.second * second + (1 - schedule.second) * power
         scale = np.sqrt(second / (1 - schedule.second ** (step + 1))) * (1 - schedule.momentum ** (step + 1))
         scales = (scale + 1e-12).astype(np.float32)[rows].reshape(y.shape)
@@ -132,36 +111,3 @@ def descend(
         if watch is not None:
             watch(step, loss)
     return y
-
-
-def _gradient(
-    y: np.ndarray,
-    latents: Latents,
-    bits: Bits,
-    distort: Distort,
-    soften: Soften,
-    refine: Refine | None,
-    pull: Pull | None,
-    haste: float,
-) -> tuple[np.ndarray, float]:
-    """The gradient of bits + distortion by `y`, through the relaxed symbols, and the loss."""
-    anchor, mean = latents.anchor, latents.mean
-    symbols, slope = soften(y - mean)
-    means = mean
-    if anchor is not None:
-        assert refine is not None and pull is not None
-        anchors = symbols * (latents.coded * anchor)
-        means = refine(anchors, mean)
-        others, others_slope = soften(y - means)
-        symbols = np.where(anchor > 0, symbols, others)
-        slope = np.where(anchor > 0, slope, others_slope)
-    symbols *= latents.coded
-    slope *= latents.coded
-    rate, rate_slope = bits(symbols)
-    by_y_hat, distortion = distort(means + symbols)
-    by_symbols = by_y_hat + np.float32(haste) * rate_slope
-    if anchor is not None:
-        assert pull is not None
-        by_means = (by_y_hat - slope * by_symbols) * (1 - anchor)
-        by_symbols = by_symbols + pull(anchors, mean, by_means) * anchor
-    return by_symbols * slope, float(rate.sum()) + distortion

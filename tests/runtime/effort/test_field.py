@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_a_cold_symbol_is_the_cheapest_and_a_hot_one_the_middle_of_all(codec: Co
 def test_the_curvature_is_that_of_the_distortion(codec: Codec, photograph: np.ndarray) -> None:
     """Second differences along a channel's latents, so few at once that they hardly meet."""
     image = photograph[:128, :192]
-    found = search.Search(codec.networks, image)
+    found = search.Search(codec.networks, codec.answer, image)
     y, _ = search.Analysis(codec.networks, image)(5)
     graph = derived(codec.networks, "distortion", partial(distortion_graph, codec.bundle, found.views[0][1]))
     parts = [Tile(Span(0, 8, 0, 8), Span(0, 12, 0, 12))], tiles(8, 12, 2, 40)
@@ -61,16 +62,18 @@ def test_the_curvature_is_that_of_the_distortion(codec: Codec, photograph: np.nd
 
 @pytest.mark.parametrize("quality", [2, 7])
 def test_settling_saves_more_than_the_steps_after_it_alone(codec: Codec, photograph: np.ndarray, quality: int) -> None:
-    found = search.Search(codec.networks, photograph)
-    coded = found.coded(*search.Analysis(codec.networks, photograph)(quality))
-    bits, distance = found.cost(coded, quality)
+    found = search.Search(codec.networks, codec.answer, photograph)
+    y, z = search.Analysis(codec.networks, photograph)(quality)
+    context = found.context(z, quality)
+    plain = context.written(y)
+    bits, distance = found.cost(plain, z, quality)
     price = 0.1 * bits / distance
     schedule = search.SCHEDULES[2]
     assert schedule.settling
-    alone = search.replace(schedule, settling=0)
+    alone = replace(schedule, settling=0)
     costs = [bits + price * distance]
     for each in (alone, schedule):
-        y = found.searched(coded, quality, each, price)
-        more = found.cost(search.replace(coded, y=y), quality)
+        other = found.searched(y, plain.rows, context, quality, each, price)
+        more = found.cost(context.written(other), z, quality)
         costs.append(more[0] + price * more[1])
     assert costs[2] < costs[1] < costs[0]

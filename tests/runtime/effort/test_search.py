@@ -21,7 +21,6 @@ from ugicm.runtime.effort.rate import Rate
 from ugicm.runtime.effort.sessions import derived
 from ugicm.runtime.effort.similarity import scales_of, similarity_loss
 from ugicm.runtime.effort.steps import draw
-from ugicm.runtime.encoder.analysis import symbols_of
 from ugicm.runtime.encoder.flow import encoding
 from ugicm.runtime.errors import UsageError
 from ugicm.runtime.graphs.tiles import Span, Tile, tiles
@@ -74,7 +73,7 @@ def decoded(streams, rows, tables):
 @pytest.mark.parametrize("shape", [(1, 1), (65, 33)])
 def test_padding_counts_for_nothing(codec: Codec, photograph: np.ndarray, shape: tuple[int, int]) -> None:
     image = photograph[: shape[0], : shape[1]]
-    found = search.Search(codec.networks, image)
+    found = search.Search(codec.networks, codec.answer, image)
     assert found.inside.sum() == image[..., 0].size
     data = codec.encode(image, 3, effort=1)
     assert codec.decode(data).shape == image.shape
@@ -95,9 +94,9 @@ def test_the_cheaper_of_plain_and_refined_is_kept(
 
 
 def test_windows_give_the_gradient_of_the_whole(codec: Codec, photograph: np.ndarray) -> None:
-    bundle, found = codec.bundle, search.Search(codec.networks, photograph[:128, :192])
-    coded = found.coded(*search.Analysis(codec.networks, photograph[:128, :192])(5))
-    y_hat = codec.networks.latents(symbols_of(codec.networks, coded.y, coded.rows, coded.mean), coded.mean)
+    bundle, found = codec.bundle, search.Search(codec.networks, codec.answer, photograph[:128, :192])
+    y, z = search.Analysis(codec.networks, photograph[:128, :192])(5)
+    y_hat = found.context(z, 5).written(y).y_hat
     graph = derived(codec.networks, "distortion", partial(distortion_graph, bundle, found.views[0][1]))
     parts = [Tile(Span(0, 8, 0, 8), Span(0, 12, 0, 12))], tiles(8, 12, 2, 40)
     assert len(parts[1]) > 1
