@@ -171,7 +171,8 @@ class Search:
         """What symbols depend on under a `z`."""
         if self.bundle.manifest.schedule is None:
             return ExactContext(self.networks, self.rate, z)
-        return StagedContext(self.networks, self.answer, self.rate, z, quality, self.padded.shape[1:3])
+        _, height, width, _ = self.padded.shape
+        return StagedContext(self.networks, self.answer, self.rate, z, quality, (height, width))
 
     def cost(self, written: Written, z: np.ndarray, quality: int, scale: float = 1.0) -> tuple[float, float]:
         """(bits, distortion) of a file, `scale` undone before the synthesis; a guard's shifts are not counted."""
