@@ -1,10 +1,11 @@
-"""`python -m ugicm.training.ablation DATA --init CHECKPOINT -o OUT`: what each part of the second stage is worth.
+"""`python -m ugicm.training.ablation DATA --init CHECKPOINT -o OUT`: what each part of an objective is worth.
 
 From one checkpoint, with the same steps and batches: distortion alone; the global semantic loss; global and instance
-losses; the latter two with fixed and with adaptive weights. (Distortion alone has nothing to balance.) Each cell is a
-run in a folder of its own, continued by the same command; its averaged weights are then measured on labelled images by
-a classifier that never taught. Differences are paired with the cell trained for distortion alone, 95 % bootstrap over
-images.
+losses; the latter two with fixed and with adaptive weights. (Distortion alone has nothing to balance.) With `--weights`
+in place of these, the global semantic loss at each of the weights, balanced by the first of `--adaptive`. Each cell is
+a run in a folder of its own, continued by the same command; its averaged weights are then measured on labelled images
+by a classifier that never taught. Differences are paired with the cell trained for distortion alone, 95 % bootstrap
+over images.
 
 Pictures come from the training networks with rounded latents; `ugicm.training.evaluate` gives figures of real files.
 """
@@ -30,17 +31,17 @@ from ugicm.training.config import Config, ConfigError
 from ugicm.training.data import Crops, image_files, read_rgb
 from ugicm.training.image_sets import labelled_files
 from ugicm.training.judges import SqueezeNet
-from ugicm.training.objectives import psnr
+from ugicm.training.objectives import bits_per_pixel, psnr
 from ugicm.training.run import Run
 from ugicm.training.scores import resamples, sampled_mean
 from ugicm.training.supervision import SemanticDistance, open_encoder
 from ugicm.training.train import configured, parser, train
 
 ALONE = "distortion alone"
-MEASURES = ("top1", "semantic", "psnr_machine", "psnr_human")
+MEASURES = ("top1", "semantic", "psnr_machine", "psnr_human", "bpp")
 
 
-def cells(config: Config, methods: Sequence[str]) -> dict[str, Config]:
+def cells(config: Config, methods: Sequence[str], weights: Sequence[float] = ()) -> dict[str, Config]:
     """Name → configuration of each cell."""
 
     def changed(method: str, **objective: Any) -> Config:
@@ -49,7 +50,9 @@ def cells(config: Config, methods: Sequence[str]) -> dict[str, Config]:
 
     human = config.objective.betas.model_copy(update={"human": 1.0, "machine": 0.0, "between": 0.0})
     found = {ALONE: changed("fixed", global_weight=0.0, instance_weight=0.0, betas=human)}
-    for method in ("fixed", *methods):
+    for weight in weights:
+        found[f"global {weight:g}, {methods[0]}"] = changed(methods[0], instance_weight=0.0, global_weight=weight)
+    for method in ("fixed", *methods) if not weights else ():
         found[f"global, {method}"] = changed(method, instance_weight=0.0)
         found[f"global + instance, {method}"] = changed(method)
     return found
@@ -74,7 +77,9 @@ def measure(
     index = torch.tensor([quality - 1])
     for path, _ in files:
         x = _whole(path)
-        human, machine = (model(x, index, torch.tensor([beta])).x_hat.clamp(0, 1) for beta in (HUMAN, MACHINE))
+        outputs = [model(x, index, torch.tensor([beta])) for beta in (HUMAN, MACHINE)]
+        human, machine = (output.x_hat.clamp(0, 1) for output in outputs)
+        found["bpp"].append(float(bits_per_pixel(outputs[0], x)))
         found["psnr_human"].append(float(psnr(human, x)))
         found["psnr_machine"].append(float(psnr(machine, x)))
         found["semantic"].append(float(distance(machine, x)))
@@ -109,7 +114,7 @@ def summarise(results: dict[str, dict[str, list[float]]], times: int) -> dict[st
 
 def show(summary: dict[str, Any], quality: int, console: Console) -> None:
     """Prints one quality's table: each value, and its difference to distortion alone."""
-    table = Table("trained with", "top-1", "semantic", "machine dB", "human dB", title=f"quality {quality}")
+    table = Table("trained with", "top-1", "semantic", "machine dB", "human dB", "bpp", title=f"quality {quality}")
     for cell, row in summary.items():
         texts = []
         for name in MEASURES:
@@ -125,6 +130,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--labelled", type=Path, required=True, help="folder of images with LABELS.csv")
     p.add_argument("--classifier", type=Path, required=True, help="SqueezeNet 1.0 state dict that judges")
     p.add_argument("--adaptive", nargs="+", default=["gradient-norm"], choices=["gradient-norm", "uncertainty"])
+    p.add_argument("--weights", type=float, nargs="+", default=[], help="of the global semantic loss, a cell each")
     p.add_argument("--qualities", type=int, nargs="+", default=[1, 2], help="that are measured (default: 1 2)")
     p.add_argument("--limit", type=int, help="at most so many labelled images, evenly spread")
     p.add_argument("--resamples", type=int, default=1000)
@@ -143,7 +149,7 @@ def ablate(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     distance = SemanticDistance(encoder, config.supervision)
     crops = Crops(image_files(config.data.folder, config.data.exclude), config.data, config.instances)
     results: dict[int, dict[str, Any]] = {quality: {} for quality in args.qualities}
-    for cell, settings in cells(config, args.adaptive).items():
+    for cell, settings in cells(config, args.adaptive, args.weights).items():
         folder = args.output / cell.replace(" + ", "-").replace(", ", "-").replace(" ", "-")
         console.print(cell, style="bold")
         model = train_cell(settings, crops, folder, console)

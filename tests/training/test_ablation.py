@@ -38,8 +38,18 @@ def test_the_table_has_its_cells_and_a_second_run_trains_nothing(
     # Nothing has taught the fresh conditioning anything: both views are one picture.
     assert alone["psnr_human"]["estimate"] == alone["psnr_machine"]["estimate"]
     assert alone["semantic"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert alone["bpp"]["estimate"]["value"] > 0
+    assert not any(cells[name]["bpp"]["difference"]["value"] for name in both)  # this stage trains no encoder
     others = [cells[name]["semantic"]["estimate"]["value"] for name in both]
     assert len(set(others)) > 1 and alone["semantic"]["estimate"]["value"] not in others
+
+    weights = ablation.cells(ablation.configured(ablation.parse(command)), ["gradient-norm"], [0.5, 2])
+    assert [(name, c.objective.global_weight) for name, c in weights.items()] == [
+        ("distortion alone", 0),
+        ("global 0.5, gradient-norm", 0.5),
+        ("global 2, gradient-norm", 2),
+    ]
+    assert not any(c.objective.instance_weight for c in weights.values())
 
     def never(*_: object) -> None:
         raise AssertionError("a finished cell trained again")
