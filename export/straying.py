@@ -18,10 +18,20 @@ class Straying(NamedTuple):
     Attributes:
         largest: that was met.
         possible: of a channel's largest error at its smallest scale, both as met, wherever they were.
+        channel, scale, error: of the latents, where the largest was met; what was right there, and how wrong it was.
     """
 
     largest: float
     possible: float
+    channel: int = 0
+    scale: float = 1.0
+    error: float = 0.0
+
+    @property
+    def where(self) -> str:
+        """The largest as part of a sentence."""
+        at = f"a scale of {self.scale:.2g} in latent channel {self.channel}"
+        return f"single precision gets {at} wrong by {self.error:.1g}"
 
 
 class Strays:
@@ -34,14 +44,17 @@ class Strays:
 
     def __init__(self, table: np.ndarray, channels: int) -> None:
         self._logs = np.log(np.asarray(table, np.float64))
-        self._largest = 0.0
+        self._largest = Straying(0.0, 0.0)
         self._errors, self._least = np.zeros(channels), np.full(channels, np.inf)
 
     def add(self, expected: np.ndarray, found: np.ndarray) -> None:
         """Indexes (n, M, H, W) in double precision and as some machine has them."""
-        self._largest = max(self._largest, float(np.abs(found - expected).max()))
-        errors = np.abs(self._scales(found) - self._scales(expected)).max((0, 2, 3))
-        self._errors = np.maximum(self._errors, errors)
+        distances, right = np.abs(found - expected), self._scales(expected)
+        errors = np.abs(self._scales(found) - right)
+        if distances.max() > self._largest.largest:
+            at = np.unravel_index(distances.argmax(), distances.shape)
+            self._largest = Straying(float(distances[at]), 0.0, int(at[1]), float(right[at]), float(errors[at]))
+        self._errors = np.maximum(self._errors, errors.max((0, 2, 3)))
         self._least = np.minimum(self._least, expected.min((0, 2, 3)))
 
     def straying(self) -> Straying:
@@ -49,7 +62,7 @@ class Strays:
         least = np.clip(self._least, -0.5, len(self._logs) + 64)
         steps = np.diff(self._logs[:-1])
         step = steps[np.clip(np.floor(least - 0.5), 0, len(steps) - 1).astype(int)]
-        return Straying(self._largest, float((self._errors / (self._scales(least) * step)).max()))
+        return self._largest._replace(possible=float((self._errors / (self._scales(least) * step)).max()))
 
     def _scales(self, index: np.ndarray) -> np.ndarray:
         """The scales that `ScaleIndex` gives such indexes; the smallest that it tells apart for lower ones."""

@@ -24,7 +24,8 @@ def test_an_error_at_a_large_scale_tells_of_the_smallest(table: np.ndarray) -> N
     expected, found = (index_of(torch.from_numpy(s)).numpy() for s in (right, wrong))
     strays = Strays(table, 2)
     strays.add(expected, found)
-    largest, possible = strays.straying()
+    largest, possible, _, *scale_error = strays.straying()
+    assert scale_error == pytest.approx([30, error], rel=1e-3)
     assert largest == np.abs(found - expected).max() < 1e-5
     there = index_of(torch.tensor([0.15, 0.15 + error], dtype=torch.float64)).diff().item()
     assert possible == pytest.approx(there, rel=1e-2) and possible > 10 * largest
@@ -42,3 +43,15 @@ def test_scales_below_the_table_count_as_its_foot() -> None:
     strays.add(expected, found)
     step = np.log(table[1] / table[0])
     assert strays.straying().possible == pytest.approx(0.001 / (index_of.least * step), rel=1e-2)
+
+
+def test_it_says_where_the_largest_distance_was_met() -> None:
+    strays, index_of = Strays(default_scales(), 3), ScaleIndex(default_scales())
+    right = torch.full((1, 3, 2, 2), 5.0, dtype=torch.float64)
+    right[0, 1, 1, 0] = 0.15
+    wrong = right.clone()
+    wrong[0, 1, 1, 0] += 1e-4  # more rows than the next error, at a larger scale
+    wrong[0, 2, 0, 1] += 1e-3
+    for error in (wrong, right):
+        strays.add(index_of(right).numpy(), index_of(error).numpy())
+    assert strays.straying().where == "single precision gets a scale of 0.15 in latent channel 1 wrong by 0.0001"
