@@ -62,7 +62,8 @@ class Strays:
         least = np.clip(self._least, -0.5, len(self._logs) + 64)
         steps = np.diff(self._logs[:-1])
         step = steps[np.clip(np.floor(least - 0.5), 0, len(steps) - 1).astype(int)]
-        return self._largest._replace(possible=float((self._errors / (self._scales(least) * step)).max()))
+        possible = float((self._errors / (self._scales(least) * step)).max())
+        return Straying(self._largest.largest, possible, *self._largest[2:])
 
     def _scales(self, index: np.ndarray) -> np.ndarray:
         """The scales that `ScaleIndex` gives such indexes; the smallest that it tells apart for lower ones."""
