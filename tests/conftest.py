@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from tests.once import once
+from tests.threads import torchs_threads_kept
 from ugicm import Codec
 from ugicm.runtime.processes.cpus import processors
 
@@ -40,6 +42,16 @@ def pytest_xdist_setupnodes(specs: list[object]) -> None:
     share = str(max(1, processors() // len(specs)))
     for name in THREADS:
         os.environ.setdefault(name, share)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """What a test does to PyTorch's threads ends with it.
+
+    Two threads in each of two processes on two CPUs wait for each other, and spin while they wait.
+    """
+    with torchs_threads_kept():
+        yield
 
 
 @pytest.fixture(scope="session")
