@@ -64,12 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="of the middle that is used, default 256")
     parser.add_argument("--weight-bits", type=int, choices=(7, 8), default=8, help="default 8")
     parser.add_argument("--threads", type=int, metavar="N", help="of ONNX Runtime; default: its choice")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=15,
+        metavar="N",
+        help="runs of each transform whose times are compared in the end, default %(default)s; 0: no times",
+    )
     return run(parser, _calibrate, arguments)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    if not 0 < options.tolerance < 10 or options.count < 1 or options.size < 64:
-        raise UsageError("--tolerance must lie between 0 and 10, --count be at least 1, --size at least 64")
+    if not 0 < options.tolerance < 10 or options.count < 1 or options.size < 64 or options.repeat < 0:
+        raise UsageError(
+            "--tolerance must lie between 0 and 10, --count be at least 1, --size at least 64, --repeat at least 0"
+        )
     check_free(options.output)
     bundle = Bundle.open(options.bundle)
     if bundle.manifest.precision != "fp32":
@@ -98,8 +107,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         note[title] = {"loss_db": round(found.loss, 4), "float_layers": floating}
     result = int8_bundle(bundle, models, note, side.precision)
     _print_codec(console, bundle, result, coded, backend)
-    if options.form == "cpu":
-        _print_times(console, bundle, result, images[0])
+    if options.form == "cpu" and options.repeat:
+        _print_times(console, bundle, result, images[0], options.repeat)
     size = write(result, options.output)
     console.print(
         f"[green]success[/] {time.perf_counter() - started:.1f} s, codec {result.manifest.codec_id}, "
@@ -229,9 +238,9 @@ def code_all_again(encoder: Bundle, decoder: Bundle, coded: Sequence[Coded], bac
     return float(np.mean(rates)), float(np.mean(qualities))
 
 
-def _print_times(console: Console, bundle: Bundle, result: Bundle, image: np.ndarray) -> None:
+def _print_times(console: Console, bundle: Bundle, result: Bundle, image: np.ndarray, count: int) -> None:
     """Both bundles' transforms on the same image, alternating, and what to ship."""
-    times = paired_times(bundle, result, image)
+    times = paired_times(bundle, result, image, count)
     table = Table(
         "graph", "fp32 ms", "int8 ms", "int8 is faster by", title=f"{TIMED[1]}×{TIMED[0]}, one thread, medians"
     )

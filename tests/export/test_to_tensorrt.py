@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.calibrations import calibrated
 from ugicm import Codec
 from ugicm.export import to_tensorrt
 from ugicm.export.device_graphs import DeviceGraphError, device_graphs
@@ -21,7 +22,6 @@ from ugicm.runtime.backends.gpu.engines import DeviceGraphs, Index, Sizes, profi
 from ugicm.runtime.backends.gpu.tensorrt_api import open_api
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.errors import BackendError, UsageError
-from ugicm.runtime.files.images import write_image
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for Linux x86-64 and Windows only")
 
@@ -50,17 +50,11 @@ def built(request: pytest.FixtureRequest, bundle: Bundle) -> DeviceGraphs:
 
 
 @pytest.fixture(scope="module", params=["tensorrt", "fp8"])
-def quantised_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped bundle freshly quantised in a form that TensorRT reads."""
-    from skimage import data
-
-    from ugicm.calibration.int8 import command as int8
-
-    folder = tmp_path_factory.mktemp(request.param)
-    write_image(folder / "a.png", np.ascontiguousarray(data.astronaut()[40:168, 130:258]))
-    arguments = [str(Codec.from_bundle().bundle.path), str(folder), "-o", str(folder / "out"), "--size", "128"]
-    assert int8.main([*arguments, "--form", request.param, "--threads", "1", "--tolerance", "0.5"]) == 0
-    return Bundle.open(folder / "out")
+def quantised_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, common: Path) -> Bundle:
+    """The shipped bundle quantised in a form that TensorRT reads; a copy, to be written into."""
+    folder = tmp_path_factory.mktemp(request.param) / "out"
+    shutil.copytree(calibrated(request.param, common), folder)
+    return Bundle.open(folder)
 
 
 def test_every_graph_of_a_quantised_bundle_builds(quantised_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
+from tests.calibrations import TOLERANCE, calibrated, photographs
 from ugicm import Codec
 from ugicm.calibration.int8 import command as int8
 from ugicm.calibration.int8.int8_bundle import view_model
@@ -19,35 +20,15 @@ from ugicm.runtime.bundle import DEFAULT, Bundle
 from ugicm.runtime.files.images import write_image
 from ugicm.runtime.measures.metrics import psnr
 
-TOLERANCE = 0.15
 
-
-def photographs() -> list[np.ndarray]:
-    from skimage import data
-
-    return [
-        np.ascontiguousarray(data.astronaut()[40:168, 130:258]),
-        np.ascontiguousarray(data.coffee()[100:228, 200:328]),
-    ]
-
-
-def calibrate(folder: Path, form: str) -> Path:
-    for i, image in enumerate(photographs()):
-        write_image(folder / f"{i}.png", image)
-    out = folder / "int8"
-    arguments = [str(DEFAULT), str(folder), "-o", str(out), "--form", form, "--size", "128", "--threads", "1"]
-    assert int8.main([*arguments, "--tolerance", str(TOLERANCE)]) == 0
-    return out
+@pytest.fixture(scope="module")
+def bundle(common: Path) -> Path:
+    return calibrated("cpu", common)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return calibrate(tmp_path_factory.mktemp("cpu"), "cpu")
-
-
-@pytest.fixture(scope="module")
-def for_tensorrt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return calibrate(tmp_path_factory.mktemp("tensorrt"), "tensorrt")
+def for_tensorrt(common: Path) -> Path:
+    return calibrated("tensorrt", common)
 
 
 @pytest.fixture(params=["bundle", "for_tensorrt"])
@@ -185,7 +166,7 @@ def test_it_prints_sensitivity_and_verdict_and_repeats_itself(
 ) -> None:
     write_image(tmp_path / "a.png", photographs()[0])
     outs = [tmp_path / "out", tmp_path / "again"]
-    wide = ["--tolerance", "9", "--size", "64", "--threads", "1"]
+    wide = ["--tolerance", "9", "--size", "64", "--threads", "1", "--repeat", "1"]
     for out in outs:
         assert int8.main([str(DEFAULT), str(tmp_path / "a.png"), "-o", str(out), *wide]) == 0
         said = capsys.readouterr().out
@@ -207,6 +188,7 @@ def test_it_prints_sensitivity_and_verdict_and_repeats_itself(
         (lambda a, t: [*a[:3], str(t / "full")], "holds something that is no bundle"),
         (lambda a, t: [*a[:3], str(t / "no" / "out")], "does not exist"),
         (lambda a, t: [*a, "--tolerance", "0"], "--tolerance"),
+        (lambda a, t: [*a, "--repeat", "-1"], "--repeat"),
         (lambda a, t: [*a, "--form", "npu"], "--form"),
     ],
 )
