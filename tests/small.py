@@ -26,6 +26,9 @@ WIDTHS = {
     "bmshj2018": {"width": 8, "latent": 12, "preference_hidden": 8},
 }
 
+SHALLOW = {"analysis_fine": 1, "analysis_coarse": 1, "context_blocks": 1}
+"""Of networks that are exported: tracing takes a time for each block."""
+
 
 def small(backbone: str) -> UGICM:
     """A small model as it is before training, three qualities."""
@@ -36,7 +39,8 @@ def small(backbone: str) -> UGICM:
 def lively(backbone: str) -> UGICM:
     """A small model whose latents, scales and conditions are not all alike, two qualities."""
     torch.manual_seed(11)
-    model = UGICM(UGICMConfig.named(backbone, 2, **WIDTHS[backbone]))
+    depths = SHALLOW if backbone == "fast" else {}
+    model = UGICM(UGICMConfig.named(backbone, 2, **WIDTHS[backbone], **depths))
     nn.init.normal_(model.preference.project.weight, std=0.5)
     for module in model.modules():
         if isinstance(module, Conditioned):

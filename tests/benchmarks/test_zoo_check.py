@@ -10,20 +10,17 @@ import torch
 
 from benchmarks import zoo_check
 from benchmarks.zoo_check import check, main
-from tests.staged_codecs import save
-from ugicm.export.to_onnx import main as export
+from tests.zoo_bundles import exported
 
 
 @pytest.fixture(scope="module")
-def checkpoints(staged_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A codec with context, whose bundle is there, and one without a hyperprior."""
+def checkpoints(staged_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, common: Path) -> list[Path]:
+    """A codec with context and one without a hyperprior; their bundles are there."""
     folder = tmp_path_factory.mktemp("zoo")
     staged = folder / "staged.pth.tar"
     staged.symlink_to(staged_checkpoint)
     (folder / "staged").symlink_to(staged_checkpoint.with_name("bundle"))
-    plain = save("bmshj2018-factorized-relu:8,12", folder)
-    assert export([str(plain), "-o", str(folder / plain.name.removesuffix(".pth.tar"))]) == 0
-    return [staged, plain]
+    return [staged, exported("bmshj2018-factorized-relu", common)]
 
 
 def test_pictures_of_the_same_latents_are_a_level_apart_at_most(

@@ -21,7 +21,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, common: Path) -> tuple[Pat
     """The bundle of a small model, and the same with a larger analysis that computes something else."""
     folder = tmp_path_factory.mktemp("analysis")
     codec, plain = lively_exported("fast", common)
-    larger = grown(lively("fast"), analysis_quarter=1, analysis_fine=4)
+    larger = grown(lively("fast"), analysis_quarter=1, analysis_fine=2)
     for name, parameter in larger.g_a.named_parameters():
         if name.endswith("project.bias"):
             torch.nn.init.normal_(parameter, std=0.05)
@@ -60,7 +60,7 @@ def test_another_codecs_analysis_is_refused(
 ) -> None:
     model = lively("fast")
     save(tmp_path / "codec.pt", weights_of(model))
-    other = weights_of(grown(model, analysis_fine=4))
+    other = weights_of(grown(model, analysis_fine=2))
     if change == "format":
         other = other["state_dict"]
     elif change is not None:

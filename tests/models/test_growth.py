@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.small import lively
+from tests.small import lively, small
 from ugicm.models.growth import grown
 from ugicm.training.run import choose_trained
 
@@ -43,4 +43,4 @@ def test_every_new_block_learns() -> None:
 )
 def test_other_growth_is_refused(backbone: str, widths: dict[str, int], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        grown(lively(backbone), **widths)
+        grown(small(backbone), **widths)

@@ -16,11 +16,10 @@ import torch
 from onnx import TensorProto
 
 from tests.runtime.steps import decoded_latents
-from tests.small import lively
+from tests.small import lively, lively_exported
 from ugicm import Codec
 from ugicm.export.forms.views import inlined, view_graph
-from ugicm.export.graphs import export_graph
-from ugicm.export.ugicm import HeadGraph, ugicm_source
+from ugicm.export.ugicm import HeadGraph
 from ugicm.models.ugicm import UGICM
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
@@ -42,13 +41,13 @@ def model() -> UGICM:
 
 
 @pytest.fixture(scope="module")
-def head(model: UGICM) -> bytes:
+def head(common: Path) -> bytes:
     """The small model's `g_s`, as export writes it."""
-    return exported(model)
+    return exported("fast", common)
 
 
-def exported(model: UGICM) -> bytes:
-    return export_graph("g_s", ugicm_source(model).graphs["g_s"]).SerializeToString()
+def exported(backbone: str, common: Path) -> bytes:
+    return (lively_exported(backbone, common)[1] / "g_s.onnx").read_bytes()
 
 
 def vectors_of(model: UGICM, beta: float) -> np.ndarray:
@@ -108,10 +107,12 @@ def test_nothing_added_is_the_very_same_weights(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["bmshj2018", "the first release"])
-def test_a_condition_that_does_not_go_into_weights_has_no_view(backbone: str, photograph: np.ndarray) -> None:
+def test_a_condition_that_does_not_go_into_weights_has_no_view(
+    backbone: str, photograph: np.ndarray, common: Path
+) -> None:
     """Such a graph takes the condition as an input, whichever it is."""
     if backbone == "bmshj2018":
-        assert view_graph(onnx.load_from_string(exported(lively(backbone).eval()))) is None
+        assert view_graph(onnx.load_from_string(exported(backbone, common))) is None
         return
     bundle = Bundle.open(GOLDEN)
     assert not bundle.folds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import math
@@ -224,21 +223,18 @@ def test_any_size_can_be_reported(codec: Codec, size: tuple[int, int]) -> None:
     assert ("scaled down to 1600×14" in made.html) == (size[1] == 2000)
 
 
-def test_a_codec_of_one_view(tmp_path: Path, photograph: np.ndarray) -> None:
+def test_a_codec_of_one_view(tmp_path: Path, photograph: np.ndarray, common: Path) -> None:
     """CompressAI's factorised prior: no conditions, no hyper-latents, one quality."""
-    torch = pytest.importorskip("torch")
-    from tests.compressai_models import lively
-    from ugicm.export import to_onnx
+    pytest.importorskip("torch")
+    from tests.zoo_bundles import exported
 
-    torch.save(lively("bmshj2018-factorized", 8, 12).state_dict(), tmp_path / "small.pth")
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert to_onnx.main([str(tmp_path / "small.pth")]) == 0
+    bundle = exported("bmshj2018-factorized", common).with_name("checkpoint")
     write_image(tmp_path / "photo.png", photograph)
     output = tmp_path / "out.html"
-    assert main(["report", f"{tmp_path}/photo.png", "-o", str(output), "--bundle", f"{tmp_path}/small"]) == 0
+    assert main(["report", f"{tmp_path}/photo.png", "-o", str(output), "--bundle", str(bundle)]) == 0
     found = Page(output.read_text(encoding="utf-8"))
     assert not found.faults
-    codec = Codec.from_bundle(tmp_path / "small", threads=1)
+    codec = Codec.from_bundle(bundle, threads=1)
     data = codec.encode(photograph)
     np.testing.assert_array_equal(found.layer("decoded view"), codec.decode(data))
     assert {i["data-layer"] for i in found.all("img") if "JPEG" not in i.get("data-layer", "JPEG")} == {
