@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.house import ROOMS, ROOT
-from tests.small import small
+from tests.small import lively
+from tests.staged_codecs import save as save_foreign
 from ugicm.training.checkpoint import save, weights_of
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may hold a checkout
@@ -47,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('this package is somebody else\\'s')\n")
     Image.fromarray(np.full((70, 90, 3), 99, np.uint8)).save(tmp_path / "photo.png")
-    save(tmp_path / "checkpoint.pt", weights_of(small("fast")))
+    save(tmp_path / "checkpoint.pt", weights_of(lively("fast")))
     return tmp_path
 
 
@@ -65,7 +66,7 @@ def test_it_works_beside_packages_of_the_same_names(python: Path, folder: Path) 
     run(folder, ugicm, "decode", "photo.ugic", "-o", "decoded.png", "--condition", "machine")
     assert Image.open(folder / "decoded.png").size == (90, 70)
     assert "admitted" in run(folder, ugicm, "verify")
-    assert "success" in run(folder, ugicm, "export", "checkpoint.pt")
+    assert "success" in run(folder, ugicm, "export", "checkpoint.pt", "--part", "encoder")
     run(folder, ugicm, "encode", "photo.png", "-o", "small.ugic", "--bundle", "checkpoint")
     where = run(folder, python, "-c", "from ugicm import Codec; print(Codec.from_bundle().qualities, Codec.__module__)")
     assert where.split() == ["8", "ugicm.runtime.codec"]
@@ -73,8 +74,10 @@ def test_it_works_beside_packages_of_the_same_names(python: Path, folder: Path) 
 
 
 def test_export_goes_by_its_old_name_too(python: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of a network of two graphs, in little time."""
     empty = tmp_path_factory.mktemp("empty")
-    assert "success" in run(empty, python, "-m", "export.to_onnx", folder / "checkpoint.pt", "-o", "bundle")
+    checkpoint = save_foreign("bmshj2018-factorized-relu:4,6", folder)
+    assert "success" in run(empty, python, "-m", "export.to_onnx", checkpoint, "-o", "bundle")
     assert (empty / "bundle" / "manifest.json").is_file()
 
 

@@ -38,7 +38,11 @@ def test_training_does_not_see_corrections() -> None:
     assert not torch.equal(model.eval()(values, torch.zeros(4, 8), places), plain)
 
 
-def test_the_command_changes_nothing_else(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_changes_nothing_else(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few steps it takes."""
+    monkeypatch.setattr(rows, "STEPS", 20)
     model = lively("fast")
     save(tmp_path / "c.pt", weights_of(model) | {"supervision": "none"})
     assert rows.main([str(tmp_path / "c.pt"), str(pictures), "-o", str(tmp_path / "d.pt")]) == 0
