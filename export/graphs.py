@@ -19,6 +19,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from ugicm.export.faster_exporter import hurried
 from ugicm.export.forms.cpu_form import to_cpu
 from ugicm.export.forms.rewriting import rewrite
 from ugicm.export.source import GraphSource
@@ -139,7 +140,7 @@ def _trace(source: GraphSource) -> onnx.ModelProto:
     module = source.module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    with _quiet(), torch.no_grad():
+    with _quiet(), hurried(), torch.no_grad():
         program = torch.onnx.export(
             module,
             source.example(2, 3, 2),
