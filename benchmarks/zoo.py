@@ -65,23 +65,25 @@ class Halved(torch.nn.Module):
             return self.whole(x).float()
 
 
-def train(model: Any, crops: Crops, steps: int, weight: float, batch: int, **options: Any) -> None:
-    """Bits per pixel + weight * 255² * MSE, Adam 1e-3 with a linear fall to 0 over the second half; prints progress.
+def train(model: Any, crops: Crops, steps: int, weight: float, batch: int, rate: float = 1e-3, **options: Any) -> None:
+    """Bits per pixel + weight * 255² * MSE, Adam with a linear fall to 0 over the second half; prints progress.
 
-    Options are what the model is told beside the batch.
+    Options are what the model is told beside the batch. Raises SystemExit where it diverges.
     """
-    optimiser = torch.optim.Adam([p for n, p in model.named_parameters() if not n.endswith("quantiles")], lr=1e-3)
+    optimiser = torch.optim.Adam([p for n, p in model.named_parameters() if not n.endswith("quantiles")], lr=rate)
     quantiles = torch.optim.Adam([p for n, p in model.named_parameters() if n.endswith("quantiles")], lr=1e-2)
     started = time.monotonic()
     model.train()
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1.0, 2 * (steps - step) / steps)
+            group["lr"] = rate * min(1.0, 2 * (steps - step) / steps)
         x = crops.batch(batch, step, 1)[0]
         out = model(x, **options)
         pixels = x.shape[0] * x.shape[2] * x.shape[3]
         bpp = sum(-torch.log2(v).sum() for v in out["likelihoods"].values()) / pixels
         mse = (out["x_hat"] - x).square().mean() * 255**2
+        if not torch.isfinite(bpp + mse):
+            raise SystemExit(f"error: step {step + 1}: {float(bpp)} bpp, MSE {float(mse)}; try a smaller --rate")
         optimiser.zero_grad()
         (bpp + weight * mse).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     t.add_argument("--steps", type=int, default=2500)
     t.add_argument("--weight", type=float, default=0.0067, help="lambda (default: 0.0067)")
     t.add_argument("--batch", type=int, default=8, help="crops of 128×128 (default: 8)")
+    t.add_argument("--rate", type=float, default=1e-3, help="of learning (default: 1e-3)")
     t.add_argument("--threads", type=int, default=2)
     t.add_argument("--bf16", action="store_true", help="g_a and g_s in bfloat16 while training")
     c = verbs.add_parser("compare")
@@ -184,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.bf16:
             model.g_a, model.g_s = Halved(g_a), Halved(g_s)
         options = FIRST.get(args.architecture, {})
-        train(model, Crops(files, Data(crop=128)), args.steps, args.weight, args.batch, **options)
+        train(model, Crops(files, Data(crop=128)), args.steps, args.weight, args.batch, args.rate, **options)
         model.g_a, model.g_s = g_a, g_s
         fields = {"architecture": args.architecture, "width": args.width, "latent": args.latent}
         torch.save({**fields, "state_dict": model.state_dict()}, args.output)
