@@ -49,31 +49,33 @@ def count(model: UGICM, images: Sequence[Tensor]) -> Tensor:
     return counts
 
 
-def bits(model: LatentModel, counts: Tensor) -> Tensor:
-    """(64,) bits that each row's symbols take."""
+def bits(model: LatentModel, counts: Tensor, rows: Tensor) -> Tensor:
+    """(n,) bits that the symbols of some scale rows take; `counts` (n, 511) are theirs, `rows` (n,) their indexes."""
     values = torch.arange(-REACH, REACH + 1, dtype=counts.dtype).expand_as(counts)
-    rows = torch.arange(SCALE_ROWS, dtype=counts.dtype)[:, None].expand_as(counts)
-    return -(counts * torch.log2(model(values, torch.zeros_like(values), rows))).sum(1)
+    places = rows.to(counts.dtype)[:, None].expand_as(counts)
+    return -(counts * torch.log2(model(values, torch.zeros_like(values), places))).sum(1)
 
 
 def fit(model: LatentModel, counts: Tensor) -> tuple[float, float]:
     """Sets the corrections; the bits of all symbols before and after."""
     model.double().eval().requires_grad_(False)
-    before = float(bits(model, counts).sum())
+    rows = counts.sum(1).nonzero()[:, 0]  # the others stay uncorrected
+    counts = counts[rows]
+    before = float(bits(model, counts, rows).sum())
     # A third normal twice as wide, with next to nothing of the share.
-    free = torch.tensor([0, 0, 0, 1e-3, 0.7], dtype=torch.float64).repeat(SCALE_ROWS, 1).requires_grad_()
+    free = torch.tensor([0, 0, 0, 1e-3, 0.7], dtype=torch.float64).repeat(len(rows), 1).requires_grad_()
     start = free.detach().clone()
     optimiser = torch.optim.Adam([free], lr=0.02)
+    none = torch.zeros(SCALE_ROWS, free.shape[1], dtype=torch.float64)
     for _ in range(STEPS):
-        model.corrections = free
+        model.corrections = none.index_copy(0, rows, free)
         # Each row by its own size, so that rare rows are fitted as well as frequent ones.
-        loss = ((bits(model, counts) + HOLD * (free - start).square().sum(1)) / (counts.sum(1) + HOLD)).sum()
+        loss = ((bits(model, counts, rows) + HOLD * (free - start).square().sum(1)) / (counts.sum(1) + HOLD)).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    empty = counts.sum(1) == 0
-    model.corrections = free.detach().masked_fill(empty[:, None], 0.0)
-    after = float(bits(model, counts).sum())
+    model.corrections = none.index_copy(0, rows, free.detach())
+    after = float(bits(model, counts, rows).sum())
     model.float()
     return before, after
 
