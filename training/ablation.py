@@ -48,8 +48,10 @@ def cells(config: Config, methods: Sequence[str], weights: Sequence[float] = ())
         more = {"objective": config.objective.model_copy(update=objective)}
         return config.model_copy(update=more | {"balance": config.balance.model_copy(update={"method": method})})
 
-    human = config.objective.betas.model_copy(update={"human": 1.0, "machine": 0.0, "between": 0.0})
-    found = {ALONE: changed("fixed", global_weight=0.0, instance_weight=0.0, betas=human)}
+    alone: dict[str, Any] = {"global_weight": 0.0, "instance_weight": 0.0}
+    if not weights:  # else the first of the weights is 0, and nothing else differs
+        alone["betas"] = config.objective.betas.model_copy(update={"human": 1.0, "machine": 0.0, "between": 0.0})
+    found = {ALONE: changed("fixed", **alone)}
     for weight in weights:
         found[f"global {weight:g}, {methods[0]}"] = changed(methods[0], instance_weight=0.0, global_weight=weight)
     for method in ("fixed", *methods) if not weights else ():

@@ -50,6 +50,7 @@ def test_the_table_has_its_cells_and_a_second_run_trains_nothing(
         ("global 2, gradient-norm", 2),
     ]
     assert not any(c.objective.instance_weight for c in weights.values())
+    assert len({c.objective.betas.model_dump_json() for c in weights.values()}) == 1
 
     def never(*_: object) -> None:
         raise AssertionError("a finished cell trained again")
