@@ -27,15 +27,16 @@ from rich.console import Console
 
 from ugicm import Codec
 from ugicm.runtime.backends import open_backend
-from ugicm.runtime.errors import UgicError
+from ugicm.runtime.errors import BackendError, UgicError
 from ugicm.runtime.files.output import write_atomically
 from ugicm.runtime.measures.metrics import ms_ssim, psnr
+from ugicm.runtime.onnx_bytes import wire
 from ugicm.training.config import ConfigError
 from ugicm.training.curves import LADDERS, bits_per_pixel, matched_setting, pillow_file, pillow_picture
 from ugicm.training.image_sets import Images, boxed_images, labelled_images, plain_images, segmented_images
 from ugicm.training.judges import NanoDet, SqueezeNet
 from ugicm.training.report import report
-from ugicm.training.segmenter import Segmenter
+from ugicm.training.segmenter import Segmenter, open_tflite
 
 ORIGINAL = "original"
 Record = dict[str, Any]
@@ -188,13 +189,45 @@ def measure(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
         graph = open_backend("onnxruntime", args.threads).load(_bytes(args.detector), "detector")
         sets.append((boxed_images(args.detect, args.limit), NanoDet(graph), _digest(args.detector)))
     if args.segment:
-        segmenter = Segmenter(args.segmenter, args.threads)
+        segmenter = open_segmenter(args.segmenter, args.threads)
         sets.append((segmented_images(args.segment, args.limit, segmenter), segmenter, _digest(args.segmenter)))
     for images, judge, digest in sets:
         cache = Cache(args.output / "cache", made_from, digest)
         records = Evaluation(codec, images, judge, cache, say).run(qualities)
         results["sets"][images.name] = {"truth": images.truth, **records}
     return results
+
+
+def open_segmenter(path: Path, threads: int | None = None) -> Segmenter:
+    """The segmenter of a TFLite or ONNX file. Raises ConfigError."""
+    model = _bytes(path)
+    if path.suffix == ".tflite":
+        return open_tflite(path, threads)
+    try:
+        name, shape = _input(model)
+        graph = open_backend("onnxruntime", threads).load(model, "segmenter")
+    except (ValueError, BackendError):
+        raise ConfigError(f"{path}: not an ONNX network of one input") from None
+    return Segmenter(lambda x: graph({name: x})[0], shape, str(path))
+
+
+def _input(model: bytes) -> tuple[str, list[int]]:
+    """Name and shape, 0 where a size is free, of the only input of an ONNX file. Raises ValueError."""
+
+    def part(message: memoryview, *numbers: int) -> list[memoryview]:
+        found = [message]
+        for number in numbers:
+            found = [wire.content(v) for m in found for n, v in wire.fields(m) if n == number]
+        return found
+
+    graph = memoryview(model)
+    held = {bytes(name) for name in part(graph, wire.MODEL_GRAPH, wire.GRAPH_INITIALIZER, wire.TENSOR_NAME)}
+    inputs = part(graph, wire.MODEL_GRAPH, wire.GRAPH_INPUT)
+    named = {bytes(part(value, wire.VALUE_NAME)[0]): value for value in inputs if part(value, wire.VALUE_NAME)}
+    ((name, value),) = ((name, value) for name, value in named.items() if name not in held)
+    dimensions = part(value, 2, 1, 2, 1)  # type, tensor, shape, dimension: onnx.proto3
+    sizes = [[v for n, v in wire.fields(d) if n == 1 and isinstance(v, int)] for d in dimensions]
+    return name.decode(), [size[0] if size else 0 for size in sizes]
 
 
 def _bytes(path: Path) -> bytes:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ugicm.runtime.files.images import read_image
 from ugicm.training.config import ConfigError
-from ugicm.training.data import image_files
+from ugicm.training.data import image_files, read_rgb
 from ugicm.training.scores import Box
 from ugicm.training.segmenter import Segmenter
 
@@ -77,9 +76,7 @@ def boxed_images(folder: Path, limit: int | None) -> Images:
 
 def segmented_images(folder: Path, limit: int | None, segmenter: Segmenter) -> Images:
     """Images in which a segmenter finds something. Raises ConfigError where it finds nothing in any."""
-    files = [
-        path for path in _spread(image_files(folder), limit) if segmenter.found(segmenter.classes(read_image(path)))
-    ]
+    files = [path for path in _spread(image_files(folder), limit) if segmenter.found(segmenter.classes(read_rgb(path)))]
     if not files:
         raise ConfigError(f"{folder}: the segmenter finds nothing in these images; give others")
     return _images("segment", files, [])
@@ -102,4 +99,4 @@ def _images(name: str, files: list[Path], truth: list[Any]) -> Images:
     digest = hashlib.sha256(repr(truth).encode())
     for path in files:
         digest.update(path.name.encode() + str(path.stat().st_size if path.exists() else 0).encode())
-    return Images(name, [read_image(path) for path in files], truth, digest.hexdigest())
+    return Images(name, [read_rgb(path) for path in files], truth, digest.hexdigest())

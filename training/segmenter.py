@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +21,29 @@ class Segmenter:
     people and whatever else stands in the foreground.
 
     Args:
-        path: a TFLite file (needs ai-edge-litert) with a (1, h, w, 3) float32 input, or an ONNX file with such an
-            input or a (1, 3, h, w) one; the first output has the input's layout.
-        threads: of the network; None: as many as the library takes.
+        run: an array of the input's shape, float32, to the network's first output, in the input's layout.
+        shape: of the input, (1, h, w, 3) or (1, 3, h, w).
+        name: what errors call it.
 
     Raises:
-        ConfigError: not such a file, or the library is missing.
+        ConfigError: not such a network.
     """
 
     LEAST_SHARE = 0.02
     """Of the picture: what is smaller does not count."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
-        shape, self._run = _open_tflite(path, threads) if path.suffix == ".tflite" else _open_onnx(path, threads)
+    def __init__(self, run: Run, shape: Sequence[int], name: str) -> None:
+        shape, self._run = list(shape), run
         first, last = shape[1:2], shape[-1:]
-        if len(shape) != 4 or not all(isinstance(n, int) for n in shape[1:]) or 3 not in (*first, *last):
-            raise ConfigError(f"{path}: a segmenter has one (1, h, w, 3) or (1, 3, h, w) input; this one has {shape}")
+        if len(shape) != 4 or min(shape[1:]) < 1 or 3 not in (*first, *last):
+            raise ConfigError(
+                f"{name}: a segmenter has one (1, h, w, 3) or (1, 3, h, w) input; this one has {tuple(shape)}"
+            )
         self._first = last != [3]
         self._size = (shape[3], shape[2]) if self._first else (shape[2], shape[1])
         made = self._run(np.zeros((1, *shape[1:]), np.float32)).shape
         if len(made) != 4 or (made[2:] if self._first else made[1:3]) != self._size[::-1]:
-            raise ConfigError(f"{path}: a segmenter's first output has a value for each pixel; this one's is {made}")
+            raise ConfigError(f"{name}: a segmenter's first output has a value for each pixel; this one's is {made}")
 
     def classes(self, picture: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to the class of each of the network's (h, w) pixels; 0 is the background."""
@@ -70,7 +70,8 @@ class Segmenter:
         return float(np.mean([((a == n) & (b == n)).sum() / ((a == n) | (b == n)).sum() for n in self.found(a)]))
 
 
-def _open_tflite(path: Path, threads: int | None) -> tuple[list[int], Run]:
+def open_tflite(path: Path, threads: int | None) -> Segmenter:
+    """The segmenter of a TFLite file, on so many threads; needs ai-edge-litert. Raises ConfigError."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -87,19 +88,4 @@ def _open_tflite(path: Path, threads: int | None) -> tuple[list[int], Run]:
         interpreter.invoke()
         return interpreter.get_tensor(made)
 
-    return [int(n) for n in given["shape"]], run
-
-
-def _open_onnx(path: Path, threads: int | None) -> tuple[list[int], Run]:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        (given,) = session.get_inputs()
-    except Exception as error:  # ONNX Runtime's own have no common class
-        raise ConfigError(f"{path}: not an ONNX network of one input: {str(error).splitlines()[0]}") from None
-    return given.shape, lambda x: session.run(None, {given.name: x})[0]
+    return Segmenter(run, [int(n) for n in given["shape"]], str(path))

@@ -14,7 +14,6 @@ from ugicm.training import evaluate
 from ugicm.training.curves import bd_rate, bits_per_pixel, matched_setting, pillow_file
 from ugicm.training.data import read_rgb
 from ugicm.training.judges import NanoDet, SqueezeNet
-from ugicm.training.segmenter import Segmenter
 
 
 def squeezenet(path: Path) -> Path:
@@ -92,7 +91,7 @@ def segmenter(path: Path, least: float = 0.5, classes: int = 1, size: int | str 
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_agreement_is_the_overlap_of_what_is_segmented(classes: int, tmp_path: Path) -> None:
-    judge = Segmenter(segmenter(tmp_path / "net.onnx", classes=classes), threads=1)
+    judge = evaluate.open_segmenter(segmenter(tmp_path / "net.onnx", classes=classes), threads=1)
     left, half = np.zeros((2, 32, 32, 3), np.uint8)
     left[:, :16, 0] = half[8:24, :16, 0] = 255
     assert judge.agreement(left, left) == 1 and judge.agreement(left, half) == judge.agreement(half, left) == 0.5
@@ -210,7 +209,7 @@ def test_mistakes_are_one_line_and_status_2(
         (["--labelled", data[3], "--classifier", data[9]], "not a SqueezeNet"),
         (["--detect", data[7], "--detector", str(tmp_path / "absent.onnx")], "absent.onnx: cannot be read"),
         ([str(tmp_path / "bundle"), "--images", data[1]], "bundle"),
-        (["--segment", data[1], "--segmenter", str(tmp_path / "absent.onnx")], "absent.onnx: no such file"),
+        (["--segment", data[1], "--segmenter", str(tmp_path / "absent.onnx")], "absent.onnx: cannot be read"),
         (["--segment", data[1], "--segmenter", data[5]], "not an ONNX network of one input"),
         (["--segment", data[1], "--segmenter", data[9]], "a value for each pixel"),
         (["--segment", data[1], "--segmenter", any_size], "a segmenter has one"),
