@@ -45,11 +45,14 @@ def test_a_folder_run_ends_in_order_while_it_starts_and_later(
     write_image(large, np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8))
     for i in range(200):  # whatever the machine, the run is not over before the signal comes
         os.link(large, large.with_name(f"large{i}.png"))
-    process = start(tmp_path, "encode", "in", "-o", "out", "--bundle", str(BUNDLE), "--jobs", "2")
-    time.sleep(delay)
-    workers = children(process.pid)
-    os.killpg(process.pid, number)
-    said, error = process.communicate(timeout=60)
+    for longer in range(1, 6):
+        process = start(tmp_path, "encode", "in", "-o", "out", "--bundle", str(BUNDLE), "--jobs", "2")
+        time.sleep(longer * delay)
+        workers = children(process.pid)
+        os.killpg(process.pid, number)
+        said, error = process.communicate(timeout=60)
+        if "init_import_site" not in error:
+            break  # else this machine is so slow that Python itself was still starting, and says so in its own way
     assert process.returncode == 128 + number, error
     assert "Traceback" not in error + said and error.count("error:") <= 1
     assert not error or error.endswith(f"error: {WORDS[number]}\n"), "quiet only while Python itself starts"
