@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +70,14 @@ def test_effort_costs_less_at_its_price(staged: Codec, photograph: np.ndarray, m
     squares = [float(np.square(staged.decode(data).astype(float) - photograph).sum()) for data in files]
     costs = [8 * len(data) + prices[0] * square for data, square in zip(files, squares, strict=True)]
     assert costs[1] < 0.995 * costs[0] and costs[2] < 0.995 * costs[0]
+
+
+def test_ugicms_own_network_is_searched_for_both_views(photograph: np.ndarray) -> None:
+    """Residuals are predicted there after each half slice, and `g_s` has conditions."""
+    codec = Codec.from_bundle(Path(__file__).parents[2] / "golden" / "v2-ugicm" / "bundle", threads=1)
+    image = photograph[:128, :128]
+    ways = (0, "psnr"), (2, "psnr"), (2, "machine")
+    files = [codec.encode(image, effort=effort, tune=tune) for effort, tune in ways]
+    views = [codec.decode_views(data, ["human", "machine"]) for data in files]
+    human, machine = ([float(np.square(v[i].astype(float) - image).sum()) for v in views] for i in (0, 1))
+    assert human[1] < 0.8 * human[0] and machine[2] < 0.8 * machine[0]
