@@ -125,6 +125,6 @@ class ExactContext:
 
     def _pulled(self, anchors: np.ndarray, by_means: np.ndarray) -> np.ndarray:
         """The gradient by the symbols of anchors from that by the refined means."""
+        assert self._anchor is not None
         graph = derived(self._networks, "context", partial(context_graph, self._networks.bundle))
-        inputs = {"symbols": anchors, "mean": self._mean, "anchor": self._anchor, "seed": by_means}
-        return graph({name: value for name, value in inputs.items() if value is not None})[0]
+        return graph({"symbols": anchors, "mean": self._mean, "anchor": self._anchor, "seed": by_means})[0]
