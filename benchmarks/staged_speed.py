@@ -1,8 +1,8 @@
 """`python -m benchmarks.staged_speed FOLDER [IMAGE]`: codecs with context beside PyTorch, bytes to picture and back.
 
 Same weights, one process, the same threads for all, alternating: CompressAI's own `compress` and `decompress` for its
-models. In place of UG-ICM's authors' code, which was not run here, stand our modules of the same
-network, run eagerly by PyTorch with our range coder.
+models. For UG-ICM's network it is its authors' code, where `--authors` names a checkout of it; otherwise our modules of
+the same network, run eagerly by PyTorch with our range coder, stand in for it.
 
 Checkpoints and bundles are looked for in FOLDER by the name of the architecture, with a bundle ARCHITECTURE.int8 where
 `ugicm.calibration.int8` wrote one; what is missing is made first, with random weights, which takes minutes: UG-ICM's
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.authors import AuthorsCodec
 from benchmarks.compare import Work, alternate, pixels, show, summary, tensor
 from benchmarks.published import write_random
 from ugicm import Codec
@@ -31,6 +32,7 @@ from ugicm.export.compressai_zoo import architecture_of, load_zoo
 from ugicm.export.source import Source
 from ugicm.export.state import state_of
 from ugicm.export.to_onnx import export_bundle
+from ugicm.models.conditioning import HUMAN
 from ugicm.models.entropy import compressai_module
 from ugicm.runtime.bundle import Bundle
 from ugicm.runtime.files.images import read_image
@@ -78,8 +80,11 @@ def prepared(folder: Path, architecture: str) -> tuple[Path, Path]:
     return checkpoint, bundle
 
 
-def peer(checkpoint: Path, bundle: Path, image: np.ndarray) -> tuple[str, Work, Work]:
-    """The name of what ours is compared with, its encoder and its decoder, of the same weights."""
+def peer(checkpoint: Path, bundle: Path, image: np.ndarray, authors: Path | None = None) -> tuple[str, Work, Work]:
+    """The name of what ours is compared with, its encoder and its decoder, of the same weights.
+
+    `authors` is a checkout of UG-ICM's repository, for its network.
+    """
     state = state_of(torch.load(checkpoint, weights_only=True, map_location="cpu"))
     architecture = None if state is None else architecture_of(state)
     if state is not None and architecture in THEIRS:
@@ -91,6 +96,10 @@ def peer(checkpoint: Path, bundle: Path, image: np.ndarray) -> tuple[str, Work, 
             return pixels(model.decompress(coded["strings"], coded["shape"])["x_hat"], image.shape)
 
         return "CompressAI", lambda: model.compress(tensor(image, 64)), decode
+    if authors is not None and state is not None:
+        their = AuthorsCodec(authors, state)
+        strings = their.encode(image)
+        return "its authors' code", lambda: their.encode(image), lambda: their.decode(strings, image.shape, HUMAN)
     opened = Bundle.open(bundle)
     graphs = {name: entry for name, entry in opened.manifest.graphs.items() if name != "g_s.view"}
     contents = {name: opened.file(name) for name in opened.manifest.files}
@@ -100,10 +109,12 @@ def peer(checkpoint: Path, bundle: Path, image: np.ndarray) -> tuple[str, Work, 
     return "our modules in PyTorch", lambda: codec.encode(image), lambda: codec.decode(data)
 
 
-def works(folder: Path, architecture: str, image: np.ndarray, threads: int) -> dict[str, dict[str, Work]]:
+def works(
+    folder: Path, architecture: str, image: np.ndarray, threads: int, authors: Path | None = None
+) -> dict[str, dict[str, Work]]:
     """Decoders and encoders of an architecture; the first of each is what the others are compared with."""
     checkpoint, bundle = prepared(folder, architecture)
-    name, encode, decode = peer(checkpoint, bundle, image)
+    name, encode, decode = peer(checkpoint, bundle, image, authors)
     decoders, encoders = {name: decode}, {name: encode}
     for label, path in {"here": bundle, "here, INT8": folder / f"{architecture}.int8"}.items():
         if not path.exists():
@@ -124,6 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("folder", type=Path, help="of checkpoints and bundles, made where they are missing")
     p.add_argument("image", nargs="?", type=Path, help="default: a generated one of 768×512")
     p.add_argument("--architectures", nargs="+", choices=(*THEIRS, UGICM), default=(*THEIRS, UGICM), metavar="A")
+    p.add_argument("--authors", type=Path, metavar="CHECKOUT", help="of YinKangSheng/UG-ICM; needs timm and einops")
     p.add_argument("--threads", type=int, default=2, help="of each; default: 2")
     p.add_argument("--repeat", type=int, default=5)
     p.add_argument("--json", action="store_true")
@@ -133,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     image = generated_image(512, 768) if args.image is None else read_image(args.image)
     found = {}
     for architecture in args.architectures:
-        for group, members in works(args.folder, architecture, image, args.threads).items():
+        for group, members in works(args.folder, architecture, image, args.threads, args.authors).items():
             found[group] = summary(alternate(members, args.repeat))
     show(found, args.json)
     return 0

@@ -65,6 +65,8 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
             f"{bundle.path}: is quantised for CPUs; quantise the float bundle again: python -m "
             "ugicm.calibration.int8 --form tensorrt"
         )
+    if bundle.manifest.model.get("stages") == "fp64":
+        raise DeviceGraphError(f"{bundle.path}: its stages are in double precision, which CPUs alone run; use one")
     inputs = sample_inputs(bundle)
     backend = OnnxRuntime(level=level_for(held))
     schedule = bundle.manifest.schedule

@@ -249,13 +249,15 @@ def store_halves(model: onnx.ModelProto) -> None:
 def check_graph(name: str, model: onnx.ModelProto, source: GraphSource) -> Check:
     """Runs a graph in ONNX Runtime against PyTorch at two sizes and batches, and compares all its outputs."""
     run = OnnxRuntime().load(model.SerializeToString(), name)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    kinds = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items()}
     largest = 0.0
     for height, width, batch in CHECK_SIZES:
         inputs = source.example(height, width, batch)
         with torch.no_grad():
             outputs = source.module(*inputs)
         expected = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-        found = run({k: v.numpy() for k, v in zip(source.inputs, inputs, strict=True)})
+        found = run({k: v.numpy().astype(kinds[k]) for k, v in zip(source.inputs, inputs, strict=True)})
         for ours, theirs in zip(found, expected, strict=True):
             largest = max(largest, _difference(ours, theirs.numpy()))
     sizes = ", ".join(f"{h}×{w}×{n}" for h, w, n in CHECK_SIZES)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ugicm.calibration.exact.ranges import prior_samples
+from ugicm.export.double import FLOATS
 from ugicm.export.source import GraphSource, Source
 from ugicm.export.straying import Straying, Strays
 from ugicm.runtime.backends import Graph
@@ -170,6 +171,17 @@ def in_torch(source: Source, dtype: torch.dtype) -> Run:
     return run
 
 
+def in_torch_as_doubles(source: Source) -> Run:
+    """Runs graphs as torch modules, in float64 but for what the runtime makes or reads: see `ugicm.export.double`."""
+    whole = in_torch(source, torch.float64)
+
+    def run(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        names = source.graphs[name].outputs
+        return [o.astype(np.float32) if n in FLOATS else o for n, o in zip(names, whole(name, known), strict=True)]
+
+    return run
+
+
 def in_onnxruntime(source: Source, models: Mapping[str, bytes], backend: OnnxRuntime) -> Run:
     """Runs graphs, given as ONNX bytes by name, in ONNX Runtime; a session lasts until another graph runs."""
 
@@ -214,6 +226,7 @@ def golden_stages(
     sizes: Sequence[tuple[int, int]],
     samples: Sequence[tuple[np.ndarray, np.ndarray | None]] = (),
     seed: int = 20240229,
+    double: bool = False,
 ) -> dict[str, np.ndarray]:
     """Golden vectors of the stages: what the torch modules say in float64, given the symbols.
 
@@ -222,6 +235,7 @@ def golden_stages(
         sizes: (height, width) of each random `z`.
         samples: latents of pictures, as `measure_deviation` takes them, which come after the random ones.
         seed: of the latents.
+        double: the graphs run in double precision, between latents in single precision.
 
     Returns:
         For each size or sample i: `z{i}` int16 (1, Nz, h, w); `symbols{i}` int16 (1, M, H, W), the symbols of all
@@ -232,8 +246,7 @@ def golden_stages(
     arrays: dict[str, np.ndarray] = {}
     given = [(z, None, _quality(source, i)) for i, z in enumerate(_random_z(source, sizes, seed))]
     for i, (z, y, quality) in enumerate([*given, *((z, y, source.qualities) for z, y in samples)]):
-        run, symbols_of = _float64(source, y, rng)
-        index, symbols, _ = run_stages(source, run, z.astype(np.float64), symbols_of, quality)
+        index, symbols = _expected(source, z, y, rng, quality, double)
         arrays |= {f"z{i}": z.astype(np.int16), f"symbols{i}": symbols.astype(np.int16), f"index{i}": index}
         if source.qualities > 1:
             arrays[f"quality{i}"] = np.array(quality, np.int16)
@@ -246,11 +259,12 @@ def measure_deviation(
     sizes: Sequence[tuple[int, int]] = ((2, 3),),
     samples: Sequence[tuple[np.ndarray, np.ndarray | None]] = (),
     latents: float = LATENTS_MEASURED,
+    double: bool = False,
 ) -> Straying:
-    """How far s strays from s64 in single precision on random latents, each decoder going on from its own means.
+    """How far s strays from s64 on random latents, each decoder going on from its own means.
 
-    Measured over PyTorch and ONNX Runtime's optimisation levels on one thread and two at the sizes given; then, as
-    large distances are rare, over PyTorch and ONNX Runtime as it runs by default on `samples` and more random `z`.
+    Measured over PyTorch, where single precision is meant, and ONNX Runtime's optimisation levels on one thread and
+    two at the sizes given; then, as large distances are rare, over two of these on `samples` and more random `z`.
 
     Args:
         source: a codec with a schedule.
@@ -259,10 +273,11 @@ def measure_deviation(
         samples: of pictures, at the highest quality: `z`, centred integers (1, Nz, h, w), and real `y`, (1, M, H, W),
             or None to draw symbols.
         latents: how many the more random `z` stand for, at least.
+        double: the models are in double precision, in which PyTorch is what they are compared with.
     """
-    everywhere, strays = list(_single_precision(source, models)), Strays(source.scales, source.latent_channels)
+    everywhere, strays = list(_runs(source, models, double)), Strays(source.scales, source.latent_channels)
     for i, z in enumerate(_random_z(source, sizes, 7)):
-        _compare(source, everywhere, strays, z, 7 + i, _quality(source, i))
+        _compare(source, everywhere, strays, z, 7 + i, _quality(source, i), double=double)
     a_z = source.latent_channels * math.prod(_LARGE_Z) * (source.stride // source.latent_stride) ** 2
     count = math.ceil(latents / a_z)
     more: list[tuple[np.ndarray, int, np.ndarray | None]] = [
@@ -270,7 +285,7 @@ def measure_deviation(
     ]
     more += [(z, source.qualities, y) for z, y in samples]
     for i, (z, quality, y) in enumerate(more):
-        _compare(source, everywhere[:2], strays, z, 107 + i, quality, y)
+        _compare(source, everywhere[:2], strays, z, 107 + i, quality, y, double)
     return strays.straying()
 
 
@@ -282,21 +297,25 @@ def _compare(
     seed: int,
     quality: int,
     y: np.ndarray | None = None,
+    double: bool = False,
 ) -> None:
-    """Adds what some runs in single precision make of one `z`, with the symbols of `y` or random ones."""
-    run64, symbols_of = _float64(source, y, np.random.default_rng(seed))
-    expected, symbols, _ = run_stages(source, run64, z.astype(np.float64), symbols_of, quality)
+    """Adds what some runs make of one `z`, with the symbols of `y` or random ones."""
+    expected, symbols = _expected(source, z, y, np.random.default_rng(seed), quality, double)
     for run in runs:
         index, _, _ = run_stages(source, run, z.astype(np.float32), given_symbols(symbols.astype(np.float32)), quality)
         strays.add(expected, index)
 
 
-def _float64(
-    source: Source, y: np.ndarray | None, rng: np.random.Generator
-) -> tuple[Run, Callable[[Stage, np.ndarray], np.ndarray]]:
-    """A runner in double precision, and the symbols of `y`, or random ones without."""
-    run = in_torch(source, torch.float64)
-    return (run, _plausible(source, rng)) if y is None else _quantising(source, run, y)
+def _expected(
+    source: Source, z: np.ndarray, y: np.ndarray | None, rng: np.random.Generator, quality: int, double: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indexes in float64 and symbols, those of `y` or random ones without; all of it in double precision, or as graphs
+    in double precision have it."""
+    run = in_torch_as_doubles(source) if double else in_torch(source, torch.float64)
+    run, symbols_of = (run, _plausible(source, rng)) if y is None else _quantising(source, run, y)
+    z = z.astype(np.float32 if double else np.float64)
+    index, symbols, _ = run_stages(source, run, z, symbols_of, quality)
+    return index.astype(np.float64), symbols
 
 
 def _quantising(source: Source, run: Run, y: np.ndarray) -> tuple[Run, Callable[[Stage, np.ndarray], np.ndarray]]:
@@ -336,8 +355,9 @@ def _random_z(source: Source, sizes: Sequence[tuple[int, int]], seed: int) -> It
         yield prior_samples(probabilities, 1, size, limit, seed + i).astype(np.int16)
 
 
-def _single_precision(source: Source, models: Mapping[str, bytes]) -> Iterator[Run]:
-    yield in_torch(source, torch.float32)
+def _runs(source: Source, models: Mapping[str, bytes], double: bool) -> Iterator[Run]:
+    if not double:
+        yield in_torch(source, torch.float32)
     for level, threads in itertools.product(LEVELS, (1, 2)):
         yield in_onnxruntime(source, models, OnnxRuntime(threads=threads, level=level))
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +28,10 @@ from ugicm.export.checkpoint import CheckpointError, load, load_with_analysis
 from ugicm.export.folder import SUFFIXES, checkpoints, export_folder, print_rows
 from ugicm.export.forms.views import CONDITION, view_graph
 from ugicm.export.graphs import Check, check_graph, export_graphs
+from ugicm.export.guarding import Graphs, StrayingError, guarded_graphs
 from ugicm.export.source import Source
-from ugicm.export.staged_source import golden_stages, latents_of, measure_deviation
 from ugicm.export.tables import factorised_tables, latent_tables
 from ugicm.export.write import golden_vectors, wanted, write_bundle
-from ugicm.runtime.additions import MIN_BAND_BITS
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.exact import ExactNetwork
@@ -43,17 +39,8 @@ from ugicm.runtime.files.images import read_image
 from ugicm.runtime.files.whole_folder import check_replaceable
 from ugicm.runtime.graphs.views import view_weights
 from ugicm.runtime.manifest import Join, Manifest
-from ugicm.runtime.measures.pictures import generated_image, squares_image
 from ugicm.runtime.onnx_bytes.weights import graph_weights
-from ugicm.runtime.schedule import Schedule
 
-MARGIN, LEAST_MARGIN = 8.0, 4.0
-"""The band is at least so many times the largest deviation measured; where no band is as wide, the second will do. It
-is also as wide as a deviation that is possible, where there is such a band."""
-GOLDEN_SIZES, GOLDEN_PICTURE = ((1, 1), (2, 3)), (2, 3)
-"""Sizes in strides of the golden vectors: of random latents, and of a picture half of which is squares."""
-PICTURE = 256
-"""Side in pixels of the generated pictures on which deviations are measured."""
 BITS = {"weight_bits": (4, 8), "head_weight_bits": (4, 11), "activation_bits": (4, 8)}
 
 
@@ -166,41 +153,6 @@ def check_view(view: tuple[onnx.ModelProto, tuple[Join, ...]], general: bytes, s
     return Check(len(view[0].graph.node), "2×3×1", largest, source.graphs["g_s"].tolerance)
 
 
-def guarded(
-    source: Source, models: Mapping[str, bytes], images: list[Path], console: Console
-) -> tuple[Schedule, dict[str, np.ndarray]]:
-    """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
-
-    Deviations are measured on random latents, on those of generated pictures, which golden vectors hold too, and on
-    those of images.
-
-    Raises:
-        ExportError: what runs here is farther from float64 than any band allows.
-    """
-    assert source.schedule is not None
-    height, width = (n * source.stride for n in GOLDEN_PICTURE)
-    halves = generated_image(height, width)
-    halves[:, width // 2 :] = squares_image(height, width)[:, width // 2 :]
-    pictures = [halves, generated_image(PICTURE, PICTURE), squares_image(PICTURE, PICTURE)]
-    samples = [latents_of(source, picture) for picture in (*pictures, *(pixels_of(source, path) for path in images))]
-    straying = measure_deviation(source, models, samples=samples)
-    found, possible = straying.largest, straying.possible
-    farthest = (LEAST_MARGIN * found, MARGIN * found, possible)
-    most, *wanted = (math.floor(-math.log2(max(distance, 2.0**-40))) for distance in farthest)
-    bits = min(source.schedule.band_bits, max(min(wanted), MIN_BAND_BITS))
-    console.print(
-        f"stages: {len(source.schedule.stages)}; scale indexes of PyTorch and ONNX Runtime are up to {found:.2g} rows "
-        f"from float64, {possible:.2g} are possible; band 2^-{bits} = {2.0**-bits:.2g} rows"
-    )
-    if most < bits:
-        raise ExportError(
-            f"scale indexes differ by up to {found:.2g} rows between runtimes, more than a band of 2^-{MIN_BAND_BITS} "
-            f"allows: {straying.where}, as happens where it is a small difference of large numbers; files of this "
-            "codec would not be safe on other machines"
-        )
-    return replace(source.schedule, band_bits=bits), golden_stages(source, GOLDEN_SIZES, samples[:1])
-
-
 def export_bundle(
     source: Source,
     output: Path,
@@ -218,7 +170,7 @@ def export_bundle(
     console = console or Console(quiet=True)
     check_replaceable(output)
     exact, golden = None, dict[str, np.ndarray]()
-    graphs: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {}
+    graphs: Graphs = {}
     checks: dict[str, Check] = {}
     if source.hyper_synthesis is not None:
         source, exact = proved(source, calibration_images or [], bits or {}, console)
@@ -243,11 +195,18 @@ def export_bundle(
     _print_checks(console, checks, {name: len(data) for name, (data, _, _) in graphs.items()})
     if exact is not None:
         _print_proof(console, exact)
-    schedule = None
+    schedule, doubled = None, False
     if source.schedule is not None:
-        schedule, golden = guarded(
-            source, {name: data for name, (data, _, _) in graphs.items()}, calibration_images or [], console
-        )
+        pictures = [pixels_of(source, path) for path in calibration_images or ()]
+        try:
+            guarded = guarded_graphs(source, graphs, pictures, console)
+        except StrayingError as error:
+            raise ExportError(str(error)) from error
+        schedule, golden = guarded.schedule, guarded.golden
+        graphs |= guarded.graphs
+        checks |= guarded.checks
+        if doubled := bool(guarded.graphs):
+            _print_checks(console, guarded.checks, {name: len(graphs[name][0]) for name in guarded.checks})
     failed = [f"{name} by {c.difference:g} (tolerance {c.tolerance:g})" for name, c in checks.items() if not c.passed]
     if failed:
         raise ExportError(f"graphs differ from PyTorch: {', '.join(failed)}; nothing was written")
@@ -276,7 +235,7 @@ def export_bundle(
         "conditions": {name: beta for name, (beta, _) in source.conditions.items()},
         "context": source.context,
         "context_digest": source.context_digest,
-        "model": source.model,
+        "model": source.model | ({"stages": "fp64"} if doubled else {}),
         "views": () if view is None else view[1],
         "schedule": schedule,
     }

@@ -44,9 +44,10 @@ def describe_bundle(path: Path) -> dict[str, Any]:
     Returns:
         `bundle`, `architecture`, `codec_id`, `part`, `precision`, `qualities`, `conditions` (name → beta), `context`,
         `parameters` and `kmac_per_pixel` (by part; None where the export did not say), `stride`, `latent_stride`,
-        `latent_channels`, `hyper_channels`, `schedule` and `guards` of a codec with context (or None), `proof` (each
-        layer's largest possible |accumulator|, and what it must stay below), `tables` (rows and entries of y and z),
-        `files` (name → bytes), `bytes`, their sum, and `coder`, the range coder that runs on this machine.
+        `latent_channels`, `hyper_channels`, `schedule` and `guards` of a codec with context (or None), `double`
+        (whether its stages are in double precision), `proof` (each layer's largest possible |accumulator|, and what it
+        must stay below), `tables` (rows and entries of y and z), `files` (name → bytes), `bytes`, their sum, and
+        `coder`, the range coder that runs on this machine.
 
     Raises:
         BundleError, VersionError: see those types.
@@ -67,6 +68,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "stride": m.stride,
         "latent_stride": m.latent_stride,
         "schedule": None if m.schedule is None else m.schedule.to_json(),
+        "double": m.model.get("stages") == "fp64",
         "guards": None if m.schedule is None else _guards(m.schedule.band_bits, m.schedule.block),
         "latent_channels": m.latent_channels,
         "hyper_channels": m.hyper_channels,
@@ -190,6 +192,7 @@ def _bundle_text(facts: dict[str, Any]) -> str:
     if facts["schedule"] is not None:
         stages = facts["schedule"]["stages"]
         way = ", in wavefronts" if any(stage["positions"] == "wavefront" for stage in stages) else ""
+        way += ", in double precision" if facts["double"] else ""
         lines.append(f"  stages       {len(stages)}{way}, {_guards_text(facts['guards'])}")
     for name, table in facts["tables"].items():
         lines.append(f"  table of {name}   {table['rows']} rows, {table['entries']:,} integer frequencies")

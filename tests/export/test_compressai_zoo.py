@@ -21,7 +21,7 @@ from tests import zoo_bundles
 from tests.compressai_models import WIDTHS, lively, photograph
 from ugicm import Codec
 from ugicm.calibration.exact.integer import CalibrationError
-from ugicm.export import to_onnx
+from ugicm.export import guarding, to_onnx
 from ugicm.export.checkpoint import load
 from ugicm.export.compressai_zoo import EXACT
 from ugicm.export.source import Source
@@ -253,7 +253,7 @@ def test_a_hyper_synthesis_without_a_proof_is_guarded(
     """With a limit that its accumulators reach, as wide layers reach 2^24: one stage, CompressAI's rows and symbols."""
     torch.save(states[architecture], tmp_path / "x.pth")
     monkeypatch.setattr(to_onnx, "Settings", partial(to_onnx.Settings, limit=2000))
-    monkeypatch.setattr(to_onnx, "measure_deviation", partial(to_onnx.measure_deviation, latents=0))
+    monkeypatch.setattr(guarding, "measure_deviation", partial(guarding.measure_deviation, latents=0))
     assert to_onnx.main([str(tmp_path / "x.pth"), "-o", str(tmp_path / "x")]) == 0
     out = capsys.readouterr().out
     assert sum("for want of a proof: h_s/conv0: an accumulator can reach" in line for line in out.splitlines()) == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor, nn
 
-from ugicm.export import to_onnx
+from ugicm.export import guarding
 from ugicm.export.graphs import check_graph, export_graphs
 from ugicm.export.source import GraphSource, Source
 from ugicm.export.staged_source import (
@@ -260,16 +260,16 @@ def test_the_band_leaves_room_for_farther_indexes(
     """Eight times the largest distance found; at the widest band that there is, four. And what is possible."""
     z, seen = np.zeros((1, HYPER, 2, 3), np.int32), []
 
-    def measure(source: Source, models: object, samples: list[tuple[np.ndarray, None]]) -> Straying:
+    def measure(source: Source, models: object, samples: list[tuple[np.ndarray, None]], double: bool) -> Straying:
         seen.extend(samples)
         return Straying(found, possible, 3, 0.12, 5e-5)
 
-    monkeypatch.setattr(to_onnx, "latents_of", lambda source, picture: (z, None))
-    monkeypatch.setattr(to_onnx, "measure_deviation", measure)
+    monkeypatch.setattr(guarding, "latents_of", lambda source, picture: (z, None))
+    monkeypatch.setattr(guarding, "measure_deviation", measure)
     if bits is None:
-        with pytest.raises(to_onnx.ExportError, match="differ by up to .* 0.12 in latent channel 3 wrong by 5e-05"):
-            to_onnx.guarded(source, {}, [], Console(quiet=True))
+        with pytest.raises(guarding.StrayingError, match="differ by up to .* 0.12 in latent channel 3 wrong by 5e-05"):
+            guarding.guarded(source, {}, [], Console(quiet=True))
         return
-    schedule, golden = to_onnx.guarded(source, {}, [], Console(quiet=True))
+    schedule, golden = guarding.guarded(source, {}, [], Console(quiet=True))
     assert schedule.band_bits == bits and len(seen) == 3
     assert np.array_equal(golden["z2"], z), "a picture's latents are among the golden vectors"
