@@ -1,7 +1,8 @@
 """`python -m benchmarks.zoo_speed CHECKPOINT…`: models of CompressAI here and there, bytes to picture and back.
 
 Both run in one process on the same weights, in turn, on as many threads each, so that what else the machine does falls
-on both; figures are medians and their ratios. A bundle stands beside its checkpoint, as `ugicm export` writes it. Of a
+on both; figures are medians and their ratios. A bundle stands beside its checkpoint, as `ugicm export` writes it; where
+BUNDLE.int8 stands there too, as `ugicm.calibration.int8` writes it, it is measured in the same turns. Of a
 codec decoded in wavefronts, the steps are counted and their time is split: the graph, the range coder with guarded
 rounding, and all else (gathering, bookkeeping), each a share of what the stages take on one more run.
 
@@ -26,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compare import alternate, pixels, tensor
+from benchmarks.compare import Work, alternate, pixels, tensor
 from ugicm import Codec
 from ugicm.export.checkpoint import TAKEN
 from ugicm.export.checkpoint_file import read
@@ -93,35 +94,35 @@ def steps(codec: Codec, data: bytes, size: tuple[int, int]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(checkpoint: Path, image: np.ndarray, threads: int, repeat: int, quality: int) -> dict[str, Any]:
-    """Medians in ms, ratios of pairs, bytes of both, and of wavefronts what a step takes."""
+def measure(checkpoint: Path, image: np.ndarray, threads: int, repeat: int, quality: int) -> list[dict[str, Any]]:
+    """Of each bundle: medians in ms, ratios of pairs, bytes of both, and of wavefronts what a step takes."""
     torch.set_num_threads(threads)
     architecture, model, level = zoo_model(checkpoint, quality)
-    codec = Codec.from_bundle(bundle_of(checkpoint, checkpoint.parent), threads=threads)
-    asked = quality if level else 1
-    x = tensor(image, codec.bundle.manifest.stride)
-    theirs, ours = model.compress(x, **level), codec.encode(image, asked)
-    found: dict[str, Any] = {
-        "model": architecture,
-        "bytes": len(ours),
-        "their bytes": sum(len(strings[0]) for strings in theirs["strings"]),
-    }
-    works: dict[str, dict[str, Callable[[], Any]]] = {
-        "encode": {
-            "theirs": lambda: model.compress(tensor(image, codec.bundle.manifest.stride), **level),
-            "ours": lambda: codec.encode(image, asked),
-        },
-        "decode": {
-            "theirs": lambda: pixels(model.decompress(**theirs, **level)["x_hat"], image.shape),
-            "ours": lambda: codec.decode(ours),
-        },
-    }
-    for verb, pair in works.items():
-        times = alternate(pair, repeat)
-        found[verb] = {name: statistics.median(ms) for name, ms in times.items()}
-        ratios = (a / b for a, b in zip(times["theirs"], times["ours"], strict=True))
-        found[verb]["times as fast"] = statistics.median(ratios)
-    return found | steps(codec, ours, image.shape[:2])
+    bundle = bundle_of(checkpoint, checkpoint.parent)
+    paths = [path for path in (bundle, bundle.with_name(f"{bundle.name}.int8")) if path.exists()]
+    codecs = {path.name: Codec.from_bundle(path, threads=threads) for path in paths}
+    stride, asked = codecs[bundle.name].bundle.manifest.stride, quality if level else 1
+    theirs = model.compress(tensor(image, stride), **level)
+    files = {name: codec.encode(image, asked) for name, codec in codecs.items()}
+    encode: dict[str, Work] = {"theirs": lambda: model.compress(tensor(image, stride), **level)}
+    decode: dict[str, Work] = {"theirs": lambda: pixels(model.decompress(**theirs, **level)["x_hat"], image.shape)}
+    for name, codec in codecs.items():
+        encode[name] = lambda codec=codec: codec.encode(image, asked)  # type: ignore[misc]
+        decode[name] = lambda codec=codec, data=files[name]: codec.decode(data)  # type: ignore[misc]
+    times = {verb: alternate(works, repeat) for verb, works in (("encode", encode), ("decode", decode))}
+    found = []
+    for name, codec in codecs.items():
+        row: dict[str, Any] = {
+            "model": f"{architecture}, INT8" if codec.bundle.manifest.precision == "int8" else architecture,
+            "bytes": len(files[name]),
+            "their bytes": sum(len(strings[0]) for strings in theirs["strings"]),
+        }
+        for verb, ms in times.items():
+            ratio = statistics.median(a / b for a, b in zip(ms["theirs"], ms[name], strict=True))
+            medians = {who: statistics.median(ms[of]) for who, of in (("theirs", "theirs"), ("ours", name))}
+            row[verb] = {**medians, "times as fast": ratio}
+        found.append(row | steps(codec, files[name], image.shape[:2]))
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,13 +135,13 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--json", action="store_true")
     args = p.parse_args(arguments)
     image = generated_image(512, 768) if args.image is None else read_image(args.image)
-    rows = []
+    rows: list[dict[str, Any]] = []
     table = Table(
         "model", "bytes, theirs", "encode ms, theirs", "×", "decode ms, theirs", "×", "steps, ms, graphs, coder"
     )
     for checkpoint in args.checkpoints:
-        r = measure(checkpoint, image, args.threads, args.repeat, args.quality)
-        rows.append(r)
+        rows += measure(checkpoint, image, args.threads, args.repeat, args.quality)
+    for r in rows:
         cells = [r["model"], f"{r['bytes']:,}, {r['their bytes']:,}"]
         for verb in ("encode", "decode"):
             v = r[verb]
