@@ -33,6 +33,8 @@ ENGINES = "engines"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _WORKSHOP = re.compile(r"\.ugicm-[0-9a-f]{16}")
 _NEW, _OLD = "new", "old"
+_TRIES = 10_000
+"""How often a folder is looked at again which other writers replace meanwhile."""
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -42,7 +44,7 @@ def check_replaceable(folder: Path) -> None:
     Of a bundle may go what its own manifest names, and `engines`; any other name is somebody's.
     """
     target = _target(folder)
-    while True:
+    for _ in range(_TRIES):
         before, foreign, refused = _identity(target), None, None
         if before is None:
             return
@@ -56,6 +58,10 @@ def check_replaceable(folder: Path) -> None:
             refused = error
         if (foreign is None and refused is None) or _same(before, _identity(target)):
             break  # else another writer replaced it meanwhile
+    else:
+        raise OutputError(
+            f"{folder}: changes whenever it is looked at; end what writes it, or give another -o"
+        )
     if refused is not None:
         raise output_error(folder, refused) from refused
     if foreign is not None:

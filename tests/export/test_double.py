@@ -86,6 +86,16 @@ def test_arrays_of_the_runtime_stay_floats_and_others_are_doubles() -> None:
         for_runtime(model_of([unknown], ["z", "hyper"], ["index"]))
 
 
+def test_a_gelu_is_that_of_float64() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 200_001), [-1e300, -0.0, 1e300, 1e-300]]).reshape(1, 1, 1, -1)
+    (found,) = run(for_runtime(model_of([helper.make_node("Gelu", ["x"], ["hyper"])], ["x"], ["hyper"])), x=x)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    assert np.abs(found - expected).max() <= 1e-12
+    bent = helper.make_node("Gelu", ["x"], ["hyper"], approximate="tanh")
+    with pytest.raises(DoubleError, match="approximation"):
+        for_runtime(model_of([bent], ["x"], ["hyper"]))
+
+
 @pytest.fixture(scope="module", params=["mbt2018-mean-vbr", "mbt2018-vbr"])
 def doubled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A codec whose scales stray too far for any band, as export is told, and its bundle beside it."""

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -114,6 +115,13 @@ def test_what_comes_in_at_the_last_moment_is_kept(ways: str, tmp_path: Path, mon
     assert tree(tmp_path) == {"bundle": None, "bundle/thesis.txt": b"x"} | {
         f"bundle/{name}": data for name, data in BOTH.items()
     }
+
+
+def test_a_file_system_that_never_lists_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.setattr(whole_folder, "_foreign", Mock(side_effect=FileNotFoundError))
+    with pytest.raises(OutputError, match="changes whenever it is looked at"):
+        whole_folder.check_replaceable(tmp_path / "bundle")
 
 
 def test_a_link_is_followed(ways: str, tmp_path: Path) -> None:
