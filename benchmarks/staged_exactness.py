@@ -3,9 +3,10 @@
 A *machine* runs the graphs of the stages: ONNX Runtime at each optimisation level, PyTorch in float32 and in float64,
 each on one thread and on two. The `y` substream of each file is written by one of them, in turn, and read by all,
 through the guarded rounding and the range coder of the runtime, and every symbol is compared. In PyTorch all that a
-coder knows is of that float type, from `z` on. Three files in four have random latents, drawn from the rows of their
-own scales; the fourth is a piece of a picture. Wavefronts count each step as a stage. Codecs of several qualities are
-tried at their best. A bundle stands beside its checkpoint, as `ugicm export` writes it.
+coder knows is of that float type, from `z` on; where stages are in double precision, float64 alone is tried. Three
+files in four have random latents, drawn from the rows of their own scales; the fourth is a piece of a picture.
+Wavefronts count each step as a stage. Codecs of several qualities are tried at their best. A bundle stands beside its
+checkpoint, as `ugicm export` writes it.
 Progress is saved, so that a long run can continue; `OMP_WAIT_POLICY=passive` keeps PyTorch from waiting busily.
 """
 
@@ -29,6 +30,7 @@ from rich.console import Console
 from ugicm import Codec
 from ugicm.calibration.exact.ranges import prior_samples
 from ugicm.export.checkpoint import load
+from ugicm.export.double import FLOATS
 from ugicm.export.source import Source
 from ugicm.export.staged_source import positions_mask, run_stages, z_first
 from ugicm.runtime.additions import Guard
@@ -126,16 +128,19 @@ def in_runtime(bundle: Bundle, schedule: Schedule, backend: OnnxRuntime) -> Walk
     return walk
 
 
-def in_torch(source: Source, dtype: torch.dtype, threads: int) -> Walk:
-    """The checkpoint's modules in a float type, and everything between them."""
+def in_torch(source: Source, dtype: torch.dtype, threads: int, doubled: bool = False) -> Walk:
+    """The checkpoint's modules in a float type, and everything between them; `doubled` leaves what the runtime makes or
+    reads in single precision, as bundles whose stages are in double precision do."""
     modules = {name: copy.deepcopy(graph.module).to(dtype).eval() for name, graph in source.graphs.items()}
     known_mean: dict[str, np.ndarray] = {}
 
     def run(name: str, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         graph = source.graphs[name]
         with torch.no_grad():
-            outputs = modules[name](*(torch.from_numpy(known[i]) for i in graph.inputs))
+            outputs = modules[name](*(torch.from_numpy(known[i]).to(dtype) for i in graph.inputs))
         arrays = [o.numpy() for o in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
+        if doubled:
+            arrays = [a.astype(np.float32) if n in FLOATS else a for n, a in zip(graph.outputs, arrays, strict=True)]
         known_mean.update(zip(graph.outputs, arrays, strict=True))
         return arrays
 
@@ -152,7 +157,7 @@ def in_torch(source: Source, dtype: torch.dtype, threads: int) -> Walk:
             return out
 
         torch.set_num_threads(threads)
-        given = z.astype(np.float64 if dtype == torch.float64 else np.float32)
+        given = z.astype(np.float64 if dtype == torch.float64 and not doubled else np.float32)
         run_stages(source, run, given, symbols_of, source.qualities)
 
     return walk
@@ -182,9 +187,12 @@ class Small:
         for level, threads in itertools.product(LEVELS, (1, 2)):
             backend = OnnxRuntime(threads=threads, level=level)
             self.machines[f"ONNX Runtime, {level}, {threads}"] = in_runtime(self.bundle, schedule, backend)
-        for dtype, threads in itertools.product((torch.float32, torch.float64), (1, 2)):
+        doubled = self.bundle.manifest.model.get("stages") == "fp64"
+        for dtype, threads in itertools.product(
+            (torch.float64,) if doubled else (torch.float32, torch.float64), (1, 2)
+        ):
             name = f"PyTorch {str(dtype).removeprefix('torch.')}, {threads}"
-            self.machines[name] = in_torch(self.source, dtype, threads)
+            self.machines[name] = in_torch(self.source, dtype, threads, doubled)
 
     def latents(self, step: int) -> tuple[np.ndarray | None, np.ndarray]:
         """`y`, None to draw symbols from the tables, and `z`, (1, Nz, h, w) int32."""

@@ -184,6 +184,9 @@ def tcm_source(model: TCM, scales: np.ndarray) -> Source:
     of_channel = integer_probabilities(cast(nn.Module, model.entropy_bottleneck), medians[:, 0, 0], REACHES[3])
     probabilities, limit = np.repeat(of_channel, fold**2, 0), of_channel.shape[1] // 2
     graphs = {**_transform_graphs(model, examples), **entropy}
+    context_digest = digest(nn.ModuleDict({name: graph.module for name, graph in entropy.items()}))
+    for name in ("h_a", "h_s"):  # after the digest, which is of the weights as they are saved
+        lower_inside(graphs[name].module)
 
     def analyse(image: Tensor, quality: int) -> np.ndarray:
         z = torch.round(graphs["h_a"].module(model.g_a(image[None])))
@@ -204,7 +207,7 @@ def tcm_source(model: TCM, scales: np.ndarray) -> Source:
         inverse_gain=np.ones((1, c.latent)),
         conditions={},
         context=None,
-        context_digest=digest(nn.ModuleDict({name: graph.module for name, graph in entropy.items()})),
+        context_digest=context_digest,
         analyse=analyse,
         model=facts,
         skip_below=0.0,

@@ -59,9 +59,7 @@ def check_replaceable(folder: Path) -> None:
         if (foreign is None and refused is None) or _same(before, _identity(target)):
             break  # else another writer replaced it meanwhile
     else:
-        raise OutputError(
-            f"{folder}: changes whenever it is looked at; end what writes it, or give another -o"
-        )
+        raise OutputError(f"{folder}: changes whenever it is looked at; end what writes it, or give another -o")
     if refused is not None:
         raise output_error(folder, refused) from refused
     if foreign is not None:
