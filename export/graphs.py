@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from ugicm.export.faster_exporter import hurried
-from ugicm.export.forms.cpu_form import to_cpu
+from ugicm.export.forms.cpu_form import to_cpu, to_fast_cpu
 from ugicm.export.forms.rewriting import rewrite
 from ugicm.export.source import GraphSource
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
@@ -28,6 +28,8 @@ from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 OPSET = 20
 SYMBOL_MAX = {"n": 64, "h": 1024, "w": 1024, "p": 2**20}
 _MARK = "/own"
+TRANSFORMS = ("g_a", "g_a.effort", "g_s_trunk", "g_s")
+"""Graphs whose last digits no symbol depends on."""
 CHECK_SIZES = ((2, 3, 1), (3, 1, 2))
 
 
@@ -202,7 +204,7 @@ def clean(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         del value.metadata_props[:]
         value.doc_string = ""
     del model.functions[:]
-    rewrite(model, to_cpu)
+    rewrite(model, to_fast_cpu if name in TRANSFORMS else to_cpu)
     store_halves(model)
     onnx.checker.check_model(model)
     return model
