@@ -27,6 +27,12 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in read(target).anchors, f"{name}: {link}: no such heading"
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_files_of_code_that_are_named_are_there(name: str) -> None:
+    for path in re.findall(r"`([a-z_][\w./-]*/[\w./-]*\.py)`", PAGES[name].path.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), f"{name}: there is no {path}"
+
+
 def test_every_page_can_be_reached_from_the_readme() -> None:
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
