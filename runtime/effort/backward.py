@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from ugicm.runtime.effort.layout_rules import LAYOUT_RULES
 from ugicm.runtime.effort.nodes import FLOAT, TYPES, Graph, Node
-
-
-class UnsupportedError(ValueError):
-    """An operator between input and output has no rule here; the message names it."""
+from ugicm.runtime.effort.tape import Tape, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def vector_jacobian(graph: Graph, output: str, wrt: str, seed: str) -> Gradient:
             on_the_way.update(node.outputs)
     if output not in on_the_way:
         raise UnsupportedError(f"{output} does not depend on {wrt}")
-    tape = _Tape(graph, on_the_way)
+    tape = Tape(graph, on_the_way)
     tape.add(output, seed)
     for node in reversed(graph.nodes):
         if on_the_way.intersection(node.outputs) and any(tape.gradients.get(name) for name in node.outputs):
@@ -82,57 +79,10 @@ def vector_jacobian(graph: Graph, output: str, wrt: str, seed: str) -> Gradient:
     return Gradient(done, name)
 
 
-class _Tape:
-    """Nodes and constants of the backward pass as they are written."""
-
-    def __init__(self, graph: Graph, on_the_way: set[str]) -> None:
-        self.graph = graph
-        self.on_the_way = on_the_way
-        self.nodes: list[Node] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.gradients: dict[str, list[str]] = {}
-        self.made_by = {name: node for node in graph.nodes for name in node.outputs}
-
-    def add(self, name: str, gradient: str) -> None:
-        """Notes a gradient by a tensor, if one is wanted."""
-        if name in self.on_the_way:
-            self.gradients.setdefault(name, []).append(gradient)
-
-    def gradient(self, name: str) -> str:
-        """The gradient by a tensor: the sum of those noted."""
-        found = self.gradients[name]
-        while len(found) > 1:
-            found.append(self.emit("Add", found.pop(0), found.pop(0)))
-        return found[0]
-
-    def emit(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node of one output, whose name is returned."""
-        name = f"back/{len(self.nodes)}"
-        self.nodes.append(Node(operator, inputs, (name,), attributes))
-        return name
-
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """A constant's name."""
-        name = f"back/constant{len(self.constants)}"
-        self.constants[name] = np.asarray(value, dtype)
-        return name
-
-    def known(self, name: str) -> np.ndarray | None:
-        """A constant's numbers, else None."""
-        return self.graph.constants.get(name)
-
-    def ints(self, name: str, node: Node) -> list[int]:
-        """The integers of an input that must be a constant."""
-        value = self.known(name)
-        if value is None:
-            raise UnsupportedError(f"operator {node.operator} with a computed shape has no gradient here")
-        return [int(n) for n in np.ravel(value)]
-
-
 # ---- rules
 
 
-def _conv(tape: _Tape, node: Node) -> None:
+def _conv(tape: Tape, node: Node) -> None:
     weight, gradient = tape.known(node.inputs[1]), tape.gradient(node.outputs[0])
     if weight is None or node.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UnsupportedError("a convolution with computed weights or automatic padding has no gradient here")
@@ -152,13 +102,32 @@ def _conv(tape: _Tape, node: Node) -> None:
             tape.emit("Conv", gradient, tape.constant(swapped), group=group, dilations=list(dilations), pads=back),
         )
         return
+    attributes = {"group": group, "strides": list(strides), "dilations": list(dilations)}
+    if any(end >= step > 1 for end, step in zip(pads[rank:], strides, strict=True)):
+        # Any size: all that windows reach, and what they leave over, of which the input is a part.
+        whole = [step - 1 for step in strides]
+        spread = tape.emit("ConvTranspose", gradient, node.inputs[1], output_padding=whole, **attributes)
+        axes, starts = (tape.constant(v, np.int64) for v in (range(2, 2 + rank), pads[:rank]))
+        sizes = tape.emit("Shape", node.inputs[0], start=2)
+        tape.add(node.inputs[0], tape.emit("Slice", spread, starts, tape.emit("Add", sizes, starts), axes))
+        return
     # Sizes are multiples of the stride: what a strided window leaves over at the end is known without the size.
     over = [(p + q - r - 1) % s for p, q, r, s in zip(pads[:rank], pads[rank:], reach, strides, strict=True)]
-    attributes = {"group": group, "strides": list(strides), "dilations": list(dilations), "pads": list(pads)}
-    tape.add(node.inputs[0], tape.emit("ConvTranspose", gradient, node.inputs[1], output_padding=over, **attributes))
+    attributes |= {"pads": list(pads), "output_padding": over}
+    tape.add(node.inputs[0], tape.emit("ConvTranspose", gradient, node.inputs[1], **attributes))
 
 
-def _conv_transpose(tape: _Tape, node: Node) -> None:
+def _matmul(tape: Tape, node: Node) -> None:
+    known = [tape.known(name) for name in node.inputs]
+    which = next((i for i, value in enumerate(known) if value is not None and value.ndim == 2), None)
+    if which is None:
+        raise UnsupportedError("a matrix product of two computed operands has no gradient here")
+    matrix, gradient = tape.constant(np.ascontiguousarray(known[which].T)), tape.gradient(node.outputs[0])  # type: ignore[union-attr]
+    pair = (gradient, matrix) if which else (matrix, gradient)
+    tape.add(node.inputs[1 - which], tape.emit("MatMul", *pair))
+
+
+def _conv_transpose(tape: Tape, node: Node) -> None:
     if tape.known(node.inputs[1]) is None:
         raise UnsupportedError("a transposed convolution with computed weights has no gradient here")
     kept = {k: v for k, v in node.attributes.items() if k in ("group", "strides", "dilations")}
@@ -169,30 +138,30 @@ def _conv_transpose(tape: _Tape, node: Node) -> None:
     tape.add(node.inputs[0], tape.emit("Conv", tape.gradient(node.outputs[0]), node.inputs[1], pads=pads, **kept))
 
 
-def _same(tape: _Tape, node: Node) -> None:
+def _same(tape: Tape, node: Node) -> None:
     tape.add(node.inputs[0], tape.gradient(node.outputs[0]))
 
 
-def _add(tape: _Tape, node: Node) -> None:
+def _add(tape: Tape, node: Node) -> None:
     for name in node.inputs:
         tape.add(name, tape.gradient(node.outputs[0]))
 
 
-def _sub(tape: _Tape, node: Node) -> None:
+def _sub(tape: Tape, node: Node) -> None:
     gradient = tape.gradient(node.outputs[0])
     tape.add(node.inputs[0], gradient)
     if node.inputs[1] in tape.on_the_way:
         tape.add(node.inputs[1], tape.emit("Neg", gradient))
 
 
-def _mul(tape: _Tape, node: Node) -> None:
+def _mul(tape: Tape, node: Node) -> None:
     gradient, (one, other) = tape.gradient(node.outputs[0]), node.inputs
     for name, factor in ((one, other), (other, one)):
         if name in tape.on_the_way:
             tape.add(name, tape.emit("Mul", gradient, factor))
 
 
-def _div(tape: _Tape, node: Node) -> None:
+def _div(tape: Tape, node: Node) -> None:
     gradient, (above, below) = tape.gradient(node.outputs[0]), node.inputs
     part = tape.emit("Div", gradient, below)
     tape.add(above, part)
@@ -200,52 +169,52 @@ def _div(tape: _Tape, node: Node) -> None:
         tape.add(below, tape.emit("Neg", tape.emit("Mul", part, node.outputs[0])))
 
 
-def _relu(tape: _Tape, node: Node) -> None:
+def _relu(tape: Tape, node: Node) -> None:
     sign = tape.emit("Sign", node.outputs[0])
     tape.add(node.inputs[0], tape.emit("Mul", tape.gradient(node.outputs[0]), sign))
 
 
-def _leaky_relu(tape: _Tape, node: Node) -> None:
+def _leaky_relu(tape: Tape, node: Node) -> None:
     gradient = tape.gradient(node.outputs[0])
     slope = tape.constant(node.attributes.get("alpha", 0.01))
     above = tape.emit("Greater", node.inputs[0], tape.constant(0))
     tape.add(node.inputs[0], tape.emit("Where", above, gradient, tape.emit("Mul", gradient, slope)))
 
 
-def _clip(tape: _Tape, node: Node) -> None:
+def _clip(tape: Tape, node: Node) -> None:
     same = tape.emit("Equal", node.inputs[0], node.outputs[0])
     tape.add(node.inputs[0], tape.emit("Where", same, tape.gradient(node.outputs[0]), tape.constant(0)))
 
 
-def _by_output(derivative: Callable[[_Tape, str], str]) -> Callable[[_Tape, Node], None]:
+def _by_output(derivative: Callable[[Tape, str], str]) -> Callable[[Tape, Node], None]:
     """The rule of a function of one number whose derivative follows from its value."""
 
-    def rule(tape: _Tape, node: Node) -> None:
+    def rule(tape: Tape, node: Node) -> None:
         tape.add(node.inputs[0], tape.emit("Mul", tape.gradient(node.outputs[0]), derivative(tape, node.outputs[0])))
 
     return rule
 
 
-def _sqrt(tape: _Tape, value: str) -> str:
+def _sqrt(tape: Tape, value: str) -> str:
     return tape.emit("Div", tape.constant(0.5), value)
 
 
-def _sigmoid(tape: _Tape, value: str) -> str:
+def _sigmoid(tape: Tape, value: str) -> str:
     return tape.emit("Mul", value, tape.emit("Sub", tape.constant(1), value))
 
 
-def _tanh(tape: _Tape, value: str) -> str:
+def _tanh(tape: Tape, value: str) -> str:
     return tape.emit("Sub", tape.constant(1), tape.emit("Mul", value, value))
 
 
-def _erf(tape: _Tape, node: Node) -> None:
+def _erf(tape: Tape, node: Node) -> None:
     x = node.inputs[0]
     bell = tape.emit("Exp", tape.emit("Neg", tape.emit("Mul", x, x)))
     slope = tape.emit("Mul", bell, tape.constant(2 / np.sqrt(np.pi)))
     tape.add(x, tape.emit("Mul", tape.gradient(node.outputs[0]), slope))
 
 
-def _gelu(tape: _Tape, node: Node) -> None:
+def _gelu(tape: Tape, node: Node) -> None:
     if node.attributes.get("approximate", b"none") != b"none":
         raise UnsupportedError("an approximate Gelu has no gradient here")
     x = node.inputs[0]
@@ -258,7 +227,7 @@ def _gelu(tape: _Tape, node: Node) -> None:
     tape.add(x, tape.emit("Mul", tape.gradient(node.outputs[0]), slope))
 
 
-def _pow(tape: _Tape, node: Node) -> None:
+def _pow(tape: Tape, node: Node) -> None:
     power = tape.known(node.inputs[1])
     if power is None or power.size != 1:
         raise UnsupportedError("a computed power has no gradient here")
@@ -268,42 +237,13 @@ def _pow(tape: _Tape, node: Node) -> None:
     tape.add(node.inputs[0], tape.emit("Mul", tape.gradient(node.outputs[0]), slope))
 
 
-def _transpose(tape: _Tape, node: Node) -> None:
-    order = node.attributes.get("perm")
-    inverse = {} if order is None else {"perm": [int(n) for n in np.argsort(order)]}
-    tape.add(node.inputs[0], tape.emit("Transpose", tape.gradient(node.outputs[0]), **inverse))
-
-
-def _reshaped(tape: _Tape, node: Node) -> None:
-    shape = tape.emit("Shape", node.inputs[0])
-    tape.add(node.inputs[0], tape.emit("Reshape", tape.gradient(node.outputs[0]), shape))
-
-
-def _depth_to_space(tape: _Tape, node: Node) -> None:
-    block, gradient = node.attributes["blocksize"], tape.gradient(node.outputs[0])
-    if node.attributes.get("mode", b"DCR") == b"DCR":
-        tape.add(node.inputs[0], tape.emit("SpaceToDepth", gradient, blocksize=block))
-        return
-    # SpaceToDepth puts the place in the block before the channel, this operator reads it after.
-    depth, whole = tape.emit("SpaceToDepth", gradient, blocksize=block), tape.emit("Shape", node.inputs[0])
-    size = tape.emit("Slice", whole, *(tape.constant([n], np.int64) for n in (2, 4, 0)))
-    apart = tape.emit("Concat", tape.constant([0, block * block, -1], np.int64), size, axis=0)
-    turned = tape.emit("Transpose", tape.emit("Reshape", depth, apart), perm=[0, 2, 1, 3, 4])
-    tape.add(node.inputs[0], tape.emit("Reshape", turned, whole))
-
-
-def _space_to_depth(tape: _Tape, node: Node) -> None:
-    block = node.attributes["blocksize"]
-    tape.add(node.inputs[0], tape.emit("DepthToSpace", tape.gradient(node.outputs[0]), blocksize=block))
-
-
-def _average_pool(tape: _Tape, node: Node) -> None:
+def _average_pool(tape: Tape, node: Node) -> None:
     if set(node.attributes.get("kernel_shape", ())) != {1}:
         raise UnsupportedError("pooling of more than one position has no gradient here")
     _same(tape, node)
 
 
-def _reduce_mean(tape: _Tape, node: Node) -> None:
+def _reduce_mean(tape: Tape, node: Node) -> None:
     if not node.attributes.get("keepdims", 1):
         raise UnsupportedError("a mean that drops axes has no gradient here")
     x, y = node.inputs[0], node.outputs[0]
@@ -312,33 +252,29 @@ def _reduce_mean(tape: _Tape, node: Node) -> None:
     tape.add(x, tape.emit("Expand", each, tape.emit("Shape", x)))
 
 
-_RULES: Mapping[str, Callable[[_Tape, Node], None]] = {
+_RULES: Mapping[str, Callable[[Tape, Node], None]] = {
+    **LAYOUT_RULES,
     "Add": _add,
     "AveragePool": _average_pool,
     "Clip": _clip,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "DepthToSpace": _depth_to_space,
     "Div": _div,
     "Erf": _erf,
     "Exp": _by_output(lambda tape, value: value),
     "Gelu": _gelu,
     "Identity": _same,
     "LeakyRelu": _leaky_relu,
+    "MatMul": _matmul,
     "Mul": _mul,
     "Neg": lambda tape, node: tape.add(node.inputs[0], tape.emit("Neg", tape.gradient(node.outputs[0]))),
     "Pow": _pow,
     "ReduceMean": _reduce_mean,
     "Relu": _relu,
-    "Reshape": _reshaped,
     "Sigmoid": _by_output(_sigmoid),
-    "SpaceToDepth": _space_to_depth,
     "Sqrt": _by_output(_sqrt),
-    "Squeeze": _reshaped,
     "Sub": _sub,
     "Tanh": _by_output(_tanh),
-    "Transpose": _transpose,
-    "Unsqueeze": _reshaped,
 }
 
 
@@ -357,9 +293,11 @@ def _dequantised(node: Node, value: np.ndarray, scale: np.ndarray, zero: np.ndar
 
 
 _FOLDS: Mapping[str, Callable[..., np.ndarray]] = {
+    "Concat": lambda node, *values: np.concatenate(values, node.attributes["axis"]),
     "Cast": lambda node, value: value.astype(TYPES[node.attributes["to"]]),
     "DequantizeLinear": _dequantised,
     "Identity": lambda node, value: value,
+    "MatMul": lambda node, one, other: one @ other,
     "Mul": lambda node, one, other: one * other,
     "Neg": lambda node, value: -value,
     "Reshape": lambda node, value, shape: value.reshape(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from ugicm.runtime.backends import Graph
-from ugicm.runtime.effort.backward import UnsupportedError
+from ugicm.runtime.effort.tape import UnsupportedError
 from ugicm.runtime.errors import BackendError, UsageError
 from ugicm.runtime.graphs.run import Networks
 

@@ -6,10 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from ugicm.export.graphs import export_graph
+from ugicm.export.lowering import lower
+from ugicm.export.source import GraphSource
+from ugicm.models.entropy import gdn
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
-from ugicm.runtime.effort.backward import UnsupportedError, relaxed, vector_jacobian
+from ugicm.runtime.effort.backward import relaxed, vector_jacobian
 from ugicm.runtime.effort.nodes import Graph, Node, joined, read, write
+from ugicm.runtime.effort.tape import UnsupportedError
 
 RNG = np.random.default_rng(5)
 
@@ -48,7 +55,26 @@ CASES = {
     "shuffled, CRD": ("DepthToSpace", {}, {"blocksize": 2, "mode": b"CRD"}),
     "shuffled, DCR": ("DepthToSpace", {}, {"blocksize": 2}),
     "unshuffled": ("SpaceToDepth", {}, {"blocksize": 2}),
+    "windows of any size": (
+        "Conv",
+        {"w": normal(8, 1, 1, 8)},
+        {"group": 4, "strides": [1, 6], "pads": [0, 1, 0, 6], "kernel_shape": [1, 8]},
+    ),
 }
+
+
+OF_A_SIZE: dict[str, tuple[str, tuple[str, ...], dict[str, np.ndarray], dict[str, object]]] = {
+    "matrix, right": ("MatMul", ("x", "w"), {"w": normal(6, 3)}, {}),
+    "matrix, left": ("MatMul", ("w", "x"), {"w": normal(5, 4)}, {}),
+    "beside itself and others": ("Concat", ("w", "x", "x"), {"w": normal(1, 4, 3, 6)}, {"axis": 2}),
+    "a part": (
+        "Slice",
+        ("x", "s", "e", "a"),
+        {"s": np.array([1, 0]), "e": np.array([3, 4]), "a": np.array([2, 3])},
+        {},
+    ),
+}
+"""Cases of inputs (1, 4, 4, 6)."""
 
 
 def graph_of(operator: str, constants: dict[str, np.ndarray | None], attributes: dict[str, object]) -> Graph:
@@ -58,12 +84,65 @@ def graph_of(operator: str, constants: dict[str, np.ndarray | None], attributes:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_gradient_is_what_differences_say(case: str) -> None:
-    graph = graph_of(*CASES[case])
+    agrees(graph_of(*CASES[case]), (1, 4, 4, 6), (2, 4, 8, 2))
+
+
+@pytest.mark.parametrize("case", OF_A_SIZE)
+def test_a_gradient_of_what_fits_one_size(case: str) -> None:
+    operator, inputs, constants, attributes = OF_A_SIZE[case]
+    agrees(Graph((Node(operator, inputs, ("y",), attributes),), constants, {"x": 1}, ("y",), 20), (1, 4, 4, 6))
+
+
+def test_what_has_no_gradient_says_why() -> None:
+    backwards = {"s": np.array([-3]), "e": np.array([4]), "a": np.array([3])}
+    for nodes, constants, words in (
+        ((Node("Slice", ("x", "s", "e", "a"), ("y",)),), backwards, "from the end"),
+        ((Node("Relu", ("x",), ("a",)), Node("MatMul", ("a", "x"), ("y",))), {}, "two computed operands"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            vector_jacobian(Graph(nodes, constants, {"x": 1}, ("y",), 20), "y", "x", "seed")
+
+
+def wide_graph(norm: bool) -> tuple[nn.Module, GraphSource]:
+    """A synthesis with a transposed convolution in phases and GDN, and one of wide convolutions with fewer products."""
+    torch.manual_seed(0)
+    if norm:
+        deconv = nn.ConvTranspose2d(24, 16, 5, stride=2, padding=2, output_padding=1)
+        chain, channels = lower([deconv, gdn(16, inverse=True), nn.Conv2d(16, 3, 1)]), 24
+    else:
+        chain, channels = nn.Sequential(nn.Conv2d(136, 136, 3, padding=1), nn.LeakyReLU(0.1)), 136
+    sizes = {0: "n", 2: "h", 3: "w"}
+    return chain.eval(), GraphSource(
+        chain, ("y_hat",), ("x_hat",), lambda h, w, n: (torch.randn(n, channels, h, w),), (sizes,), 1e-3
+    )
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_forms_for_cpus_have_the_gradient_of_the_network(norm: bool) -> None:
+    module, source = wide_graph(norm)
+    model = export_graph("g_s", source)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"MatMul", "Concat" if norm else "Slice"} <= kinds, kinds
+    graph = relaxed(read(model.SerializeToString()))
+    found = vector_jacobian(graph, "x_hat", "y_hat", "seed")
+    inputs = {"y_hat": 1, "seed": 1}
+    backward = OnnxRuntime(threads=1).load(write(replace(found.graph, inputs=inputs), {found.name: 1}), "backward")
+    for height, width, batch in ((3, 7, 1), (2, 12, 2)):
+        (x,) = (t.requires_grad_() for t in source.example(height, width, batch))
+        y = module(x)
+        seed = torch.randn(y.shape)
+        y.backward(seed)  # type: ignore[no-untyped-call]
+        gradient = backward({"y_hat": x.detach().numpy(), "seed": seed.numpy()})[0]
+        assert x.grad is not None and np.allclose(gradient, x.grad.numpy(), atol=1e-4)
+
+
+def agrees(graph: Graph, *shapes: tuple[int, ...]) -> None:
+    """Compares the gradient of a graph from "x" to "y" with differences, at inputs of these shapes."""
     forward = OnnxRuntime(threads=1).load(write(graph, {"y": 1}), "forward")
     found = vector_jacobian(graph, "y", "x", "seed")
     inputs = {**graph.inputs, "seed": 1}
     backward = OnnxRuntime(threads=1).load(write(replace(found.graph, inputs=inputs), {found.name: 1}), "backward")
-    for shape in ((1, 4, 4, 6), (2, 4, 8, 2)):
+    for shape in shapes:
         x, direction = normal(*shape), normal(*shape)
         seed = normal(*forward({"x": x})[0].shape)
         gradient = backward({"x": x, "seed": seed})[0]
