@@ -100,22 +100,27 @@ class Guarded(NamedTuple):
     checks: dict[str, Check]
 
 
-def guarded_graphs(source: Source, graphs: Graphs, pictures: Sequence[np.ndarray], console: Console) -> Guarded:
+def guarded_graphs(
+    source: Source, graphs: Graphs, pictures: Sequence[np.ndarray], console: Console, double: bool = False
+) -> Guarded:
     """The guard of a codec with context and, where single precision does not do, its stages in double precision.
 
     Args:
         source: a codec with a schedule.
         graphs: `h_s` and those of all stages in single precision.
         pictures, console: as of `guarded`.
+        double: asks for double precision.
 
     Raises:
         StrayingError: neither does.
     """
     assert source.schedule is not None
-    try:
-        return Guarded(*guarded(source, {name: graph[0] for name, graph in graphs.items()}, pictures, console), {}, {})
-    except StrayingError as error:
-        console.print(f"note: h_s and the stages run in double precision, on CPUs alone: {error}", soft_wrap=True)
+    if not double:
+        models = {name: graph[0] for name, graph in graphs.items()}
+        try:
+            return Guarded(*guarded(source, models, pictures, console), {}, {})
+        except StrayingError as error:
+            console.print(f"note: h_s and the stages run in double precision, on CPUs alone: {error}", soft_wrap=True)
     wanted = {name: in_double(source.graphs[name]) for name in ("h_s", *source.schedule.graphs)}
     doubled: Graphs = {}
     checks = {}

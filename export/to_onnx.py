@@ -160,8 +160,11 @@ def export_bundle(
     calibration_images: list[Path] | None = None,
     bits: dict[str, int] | None = None,
     console: Console | None = None,
+    double: bool = False,
 ) -> Manifest:
     """Writes the bundle of a source after every check has passed.
+
+    `double` asks for the stages of a codec with context in double precision.
 
     Raises:
         OutputError: `output` is a file or holds something that is no bundle, or the disk refuses.
@@ -180,6 +183,10 @@ def export_bundle(
         h_s = to_onnx(exact, "qdq").SerializeToString()
         outputs = ("scale_index", "mean") if source.hyper_synthesis.has_means else ("scale_index",)
         graphs["h_s"], checks["h_s"] = (h_s, ("z",), outputs), check_exact(h_s, exact, golden)
+    if double and source.schedule is None:
+        raise ExportError(
+            "--stages fp64 is of codecs with context, and this one's symbols need no stages; leave it out"
+        )
     names = wanted(part) + (source.schedule.graphs if source.schedule is not None else ())
     traced = {name: graph for name, graph in source.graphs.items() if name in names}
     for name, model in export_graphs(traced):
@@ -199,7 +206,7 @@ def export_bundle(
     if source.schedule is not None:
         pictures = [pixels_of(source, path) for path in calibration_images or ()]
         try:
-            guarded = guarded_graphs(source, graphs, pictures, console)
+            guarded = guarded_graphs(source, graphs, pictures, console, double)
         except StrayingError as error:
             raise ExportError(str(error)) from error
         schedule, golden = guarded.schedule, guarded.golden
@@ -279,6 +286,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="IMAGE",
         help="ranges from these images",
     )
+    p.add_argument(
+        "--stages",
+        choices=("fp32", "fp64"),
+        default="fp32",
+        help="of a codec with context; fp64: guards that cost less, on CPUs alone; taken where fp32 will not do",
+    )
     for name, (low, high) in BITS.items():
         option = f"--{name.replace('_', '-')}"
         p.add_argument(option, type=int, choices=range(low, high + 1), metavar=f"{low}..{high}", help="exact path")
@@ -302,7 +315,7 @@ def _folder(args: argparse.Namespace, bits: dict[str, int]) -> int:
         return 2
 
     def export(source: Source, bundle: Path) -> Manifest:
-        return export_bundle(source, bundle, args.part, args.calibration_images, bits)
+        return export_bundle(source, bundle, args.part, args.calibration_images, bits, double=args.stages == "fp64")
 
     try:
         picture = None if args.picture is None else read_image(args.picture)
@@ -342,6 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.calibration_images,
             bits,
             console,
+            args.stages == "fp64",
         )
     except (CheckpointError, ExportError, UgicError) as error:
         print(f"error: {error}", file=sys.stderr)

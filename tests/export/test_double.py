@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.compressai_models import lively_variable, photograph
+from tests.zoo_bundles import exported
 from ugicm import Codec
 from ugicm.export import guarding
 from ugicm.export.device_graphs import DeviceGraphError, device_graphs
@@ -136,3 +137,19 @@ def test_the_search_spends_effort_on_it_too(doubled: Path) -> None:
     codec = Codec(Bundle.open(doubled / "c"), OnnxRuntime(threads=1))
     image = photograph(64, 64)
     assert codec.decode(codec.encode(image, quality=4, effort=1)).shape == image.shape
+
+
+def test_double_precision_can_be_asked_for_and_makes_files_smaller(
+    staged_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], common: Path
+) -> None:
+    assert export([str(staged_checkpoint), "-o", str(tmp_path / "b"), "--stages", "fp64"]) == 0
+    asked, plain = (
+        Codec(Bundle.open(p), OnnxRuntime(threads=1)) for p in (tmp_path / "b", staged_checkpoint.with_name("bundle"))
+    )
+    assert describe_bundle(tmp_path / "b")["double"] and not describe_bundle(plain.bundle.path)["double"]
+    image = photograph(96, 96)
+    assert len(asked.encode(image)) <= len(plain.encode(image))
+    assert np.abs(asked.decode(asked.encode(image)).astype(int) - plain.decode(plain.encode(image))).max() <= 1
+    checkpoint = exported("bmshj2018-hyperprior", common)
+    assert export([str(checkpoint), "-o", str(tmp_path / "c"), "--stages", "fp64"]) == 2
+    assert "need no stages" in capsys.readouterr().err and not (tmp_path / "c").exists()
