@@ -25,7 +25,7 @@ Run = Callable[[str, dict[str, np.ndarray]], np.ndarray]
 Sample = Callable[[np.random.Generator, int, int], dict[str, np.ndarray]]
 """Random inputs of a graph, of a height and width in units."""
 ROUNDING, STRAY = 1e-5, 1e-3
-"""What sums in another order move: a part of a channel's largest value, or a share of the values of a line of pixels."""
+"""What sums in another order move: a part of a channel's largest value, or a share of the values of a line of it."""
 
 
 @dataclass(frozen=True)
