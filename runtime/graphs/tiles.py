@@ -24,8 +24,9 @@ Run = Callable[[str, dict[str, np.ndarray]], np.ndarray]
 """A graph's name and its inputs to its single output."""
 Sample = Callable[[np.random.Generator, int, int], dict[str, np.ndarray]]
 """Random inputs of a graph, of a height and width in units."""
-ROUNDING, STRAY = 1e-5, 1e-3
-"""What sums in another order move: a part of a channel's largest value, or a share of the values of a line of it."""
+ROUNDING, STRAY, MOST_STRAY = 1e-5, 1e-3, 0.05
+"""What sums in another order move: a part of a channel's largest value, or a share of the values of a picture's line,
+which is larger where a picture is loud."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def measured_reach(
     """The reach of a float graph: how far from a change of its input its output changes, on random inputs.
 
     A change that random inputs do not show is below the output's rounding, and one within `ROUNDING` or in fewer than
-    `STRAY` of a line's values is rounding itself: graphs with fewer products hand that on far beyond what they read.
+    `STRAY` of a line's values is rounding itself: graphs with fewer products hand that on far beyond what they read. So
+    is twice as much as moves farthest from the change, up to `MOST_STRAY`.
     All of this is too little for the exact path: it has `exact_reach`.
 
     Args:
@@ -147,7 +149,9 @@ def measured_reach(
                         mixed[name] = one[name].copy()
                         mixed[name][index] = other[name][index]
                     moved = np.moveaxis(_moved(run(mixed), base), out_axis, 0).reshape(base.shape[out_axis], -1)
-                    changed = moved.mean(1) > (STRAY if picture else 0)
+                    share = moved.mean(1)
+                    far = np.split(share, 8)[0 if first else -1]  # whatever moves there, rounding moves
+                    changed = share > (min(max(STRAY, 2 * far.max()), MOST_STRAY) if picture else 0)
                     units = np.flatnonzero(changed) * length // changed.size
                     if units.size:
                         found = max(found, first - int(units[0]), int(units[-1]) - (last - 1))
