@@ -83,20 +83,17 @@ def _tensor_faults(tensor: memoryview, given: dict[str, tuple[int, ...]] | None 
     """An initializer, and no other tensor, may lie outside: where `GIVEN` says that it is given."""
     parts = list(fields(tensor))
     said = dict(parts)
+    name = text(said.get(wire.TENSOR_NAME, memoryview(b"")))
     if wire.TENSOR_EXTERNAL in said or any(number == wire.TENSOR_LOCATION and value for number, value in parts):
         entries = [value for number, value in parts if number == wire.TENSOR_EXTERNAL]
         where = [(_text_of(entry, wire.ENTRY_KEY), _text_of(entry, wire.ENTRY_VALUE)) for entry in entries]
-        kind = (said.get(wire.TENSOR_TYPE), said.get(wire.TENSOR_LOCATION))
-        fits = (
-            where == [("location", GIVEN)]
-            and kind == (_FLOAT, _EXTERNAL)
-            and set(said) | {wire.TENSOR_DIMS} == _OF_GIVEN
-        )
+        kind = (said.get(wire.TENSOR_TYPE), said.get(wire.TENSOR_LOCATION), set(said) | {wire.TENSOR_DIMS})
+        fits = where == [("location", GIVEN)] and kind == (_FLOAT, _EXTERNAL, _OF_GIVEN)
         if given is None or not fits:
             yield _OUTSIDE
         else:
             shape = (n for number, value in parts if number == wire.TENSOR_DIMS for n in numbers(value))
-            given[text(said[wire.TENSOR_NAME])] = tuple(shape)
+            given[name] = tuple(shape)
 
 
 def _text_of(message: Value, number: int) -> str:
