@@ -41,7 +41,8 @@ def sample_inputs(bundle: Bundle, height: int = 192, width: int = 256) -> dict[s
     if "h_a" in m.graphs:
         assert y is not None
         limit = bundle.exact.input_limit if bundle.exact else LARGEST_FLOAT
-        z = np.clip(np.rint(run("h_a", y=y)[0]), -limit, limit)
+        known = {"y": y, "gain": bundle.gain[middle]}  # of a variable rate, it reads both
+        z = np.clip(np.rint(run("h_a", **{name: known[name] for name in m.graphs["h_a"].inputs})[0]), -limit, limit)
     elif m.hyper_channels:
         z = bundle.golden["z1" if m.schedule else "z2"].astype(np.float32)
         rows, columns = z.shape[2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,9 @@ from torch.nn import functional
 
 from tests.compressai_models import VARIABLE_WIDTHS, lively_variable, photograph
 from ugicm import Codec
+from ugicm.export import to_tensorrt
 from ugicm.export.checkpoint import load
+from ugicm.export.device_graphs import device_graphs
 from ugicm.export.source import Source
 from ugicm.export.staged_source import given_symbols, in_torch, run_stages, z_first
 from ugicm.export.tables import factorised_tables
@@ -192,3 +195,10 @@ def test_files_are_as_long_as_compressais_and_pictures_within_a_level(codec: Cod
         assert len(stream.z) + len(stream.y[0]) <= 1.015 * sum(len(s[0]) for s in theirs["strings"]) + 8
         picture = torch.round(model(x, inputscale=gain)["x_hat"].clamp(0, 1)[0] * 255).permute(1, 2, 0).numpy()
         assert np.abs(picture - codec.decode(data)).max() <= 1
+
+
+def test_every_graph_has_a_form_for_gpus_and_builds(codec: Codec, tmp_path: Path) -> None:
+    assert device_graphs(codec.bundle, "fp32").keys() == codec.bundle.manifest.graphs.keys()
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 has wheels for Linux x86-64 and Windows only")
+    sizes = ["--min", "128x192", "--opt", "128x192", "--max", "256x384"]
+    assert to_tensorrt.main([str(codec.bundle.path), "--precision", "fp32", *sizes, "-o", str(tmp_path)]) == 0
