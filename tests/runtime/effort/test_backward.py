@@ -143,14 +143,15 @@ def agrees(graph: Graph, *shapes: tuple[int, ...]) -> None:
     inputs = {**graph.inputs, "seed": 1}
     backward = OnnxRuntime(threads=1).load(write(replace(found.graph, inputs=inputs), {found.name: 1}), "backward")
     for shape in shapes:
-        x, direction = normal(*shape), normal(*shape)
+        # Odd sixteenths: differences cross no kink of the piecewise linear functions, which are at 0 and halves.
+        x, direction = (2 * np.floor(8 * normal(*shape)) + 1) / np.float32(16), normal(*shape)
         seed = normal(*forward({"x": x})[0].shape)
         gradient = backward({"x": x, "seed": seed})[0]
         assert gradient.shape == x.shape
         step = np.float32(1e-3)
         ahead, behind = (forward({"x": x + sign * step * direction})[0].astype(float) for sign in (1, -1))
         slope = float(((ahead - behind) * seed).sum() / (2 * step))
-        # Differences cross a few kinks of piecewise linear functions, and lose digits.
+        # Differences lose digits.
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02, abs=0.05)
 
 
