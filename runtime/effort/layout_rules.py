@@ -46,7 +46,8 @@ def _concat(tape: Tape, node: Node) -> None:
     for name in node.inputs:
         size = tape.emit("Gather", tape.emit("Shape", name), axis, axis=0)
         end = tape.emit("Add", start, size)
-        tape.add(name, tape.emit("Slice", gradient, start, end, axis))
+        if name in tape.on_the_way:
+            tape.add(name, tape.emit("Slice", gradient, start, end, axis))
         start = end
 
 
