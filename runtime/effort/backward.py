@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ugicm.runtime.effort.layout_rules import LAYOUT_RULES
-from ugicm.runtime.effort.nodes import FLOAT, TYPES, Graph, Node
+from ugicm.runtime.effort.nodes import FLOAT, INT64, TYPES, Graph, Node
 from ugicm.runtime.effort.tape import Tape, UnsupportedError
+
+_SHAPES = ("Shape", "Size")  # operators that read no number of their input
 
 
 @dataclass(frozen=True)
@@ -34,23 +36,25 @@ def relaxed(graph: Graph) -> Graph:
     """A graph without rounding: quantised activations are the numbers they stand for, weights are unpacked.
 
     Casts to and from integers of pictures vanish as well: a uint8 picture becomes the float picture before rounding,
-    not yet clipped.
+    not yet clipped. What follows from shapes alone stays as it is.
     """
     constants = dict(graph.constants)
-    types: dict[str, int] = dict(graph.inputs)
+    sizes = {name for name, kind in graph.inputs.items() if kind == INT64}
     nodes: list[Node] = []
     for node in graph.nodes:
         known = [constants.get(name) for name in node.inputs if name]
+        computed = {name for name in node.inputs if name and name not in constants}
+        of_sizes = bool(computed) and computed <= sizes
         if all(value is not None for value in known) and (fold := _FOLDS.get(node.operator)):
             constants[node.outputs[0]] = fold(node, *known)
         elif node.operator in ("QuantizeLinear", "DequantizeLinear"):
             nodes += _scaled(node, constants)
-        elif node.operator == "Round" or (node.operator == "Cast" and types.get(node.inputs[0]) != 7):
+        elif node.operator in ("Round", "Cast") and not of_sizes:
             nodes.append(Node("Identity", node.inputs, node.outputs))
         else:
             nodes.append(node)
-        if node.operator == "Shape":
-            types[node.outputs[0]] = 7
+        if node.operator in _SHAPES or of_sizes:
+            sizes.update(node.outputs)
     return replace(graph, nodes=tuple(nodes), constants=constants)
 
 
@@ -62,7 +66,7 @@ def vector_jacobian(graph: Graph, output: str, wrt: str, seed: str) -> Gradient:
     """
     on_the_way = {wrt}
     for node in graph.nodes:
-        if node.operator != "Shape" and on_the_way.intersection(node.inputs):
+        if node.operator not in _SHAPES and on_the_way.intersection(node.inputs):
             on_the_way.update(node.outputs)
     if output not in on_the_way:
         raise UnsupportedError(f"{output} does not depend on {wrt}")
@@ -121,7 +125,7 @@ def _matmul(tape: Tape, node: Node) -> None:
     known = [tape.known(name) for name in node.inputs]
     which = next((i for i, value in enumerate(known) if value is not None and value.ndim == 2), None)
     if which is None:
-        raise UnsupportedError("a matrix product of two computed operands has no gradient here")
+        raise UnsupportedError("a matrix product without a constant matrix has no gradient here")
     matrix, gradient = tape.constant(np.ascontiguousarray(known[which].T)), tape.gradient(node.outputs[0])  # type: ignore[union-attr]
     pair = (gradient, matrix) if which else (matrix, gradient)
     tape.add(node.inputs[1 - which], tape.emit("MatMul", *pair))

@@ -25,7 +25,7 @@ TYPES: dict[int, np.dtype] = {
     11: np.dtype("<f8"),
 }
 """Numbers of ONNX tensor types that graphs of bundles use."""
-FLOAT = 1
+FLOAT, INT64 = 1, 7
 _INPUT, _OUTPUT, _GRAPH_INPUT, _GRAPH_OUTPUT, _OPSETS = 1, 2, 11, 12, 8
 _FLOATS, _INTS, _INT64S, _DOUBLES = 4, 5, 7, 10  # fields of a tensor whose numbers are not raw bytes
 

@@ -60,6 +60,11 @@ CASES = {
         {"w": normal(8, 1, 1, 8)},
         {"group": 4, "strides": [1, 6], "pads": [0, 1, 0, 6], "kernel_shape": [1, 8]},
     ),
+    "windows of any size, in rows that leave some over": (
+        "Conv",
+        {"w": normal(3, 4, 3, 8)},
+        {"strides": [2, 6], "pads": [0, 1, 0, 6]},
+    ),
 }
 
 
@@ -73,6 +78,7 @@ OF_A_SIZE: dict[str, tuple[str, tuple[str, ...], dict[str, np.ndarray], dict[str
         {"s": np.array([1, 0]), "e": np.array([3, 4]), "a": np.array([2, 3])},
         {},
     ),
+    "a part of the first axes": ("Slice", ("x", "s", "e"), {"s": np.array([0, 1]), "e": np.array([9, 3])}, {}),
 }
 """Cases of inputs (1, 4, 4, 6)."""
 
@@ -93,11 +99,81 @@ def test_a_gradient_of_what_fits_one_size(case: str) -> None:
     agrees(Graph((Node(operator, inputs, ("y",), attributes),), constants, {"x": 1}, ("y",), 20), (1, 4, 4, 6))
 
 
+OF_SHAPES: dict[str, tuple[Node, ...]] = {
+    "a computed shape": (
+        Node("Gather", ("shape", "front"), ("sizes",), {"axis": 0}),
+        Node("Cast", ("sizes",), ("few",), {"to": 6}),
+        Node("Cast", ("few",), ("again",), {"to": 7}),
+        Node("Concat", ("again", "rest"), ("whole",), {"axis": 0}),
+        Node("Reshape", ("x", "whole"), ("y",)),
+    ),
+    "a computed end": (
+        Node("Gather", ("shape", "last"), ("size",), {"axis": 0}),
+        Node("Sub", ("size", "one"), ("end",)),
+        Node("Slice", ("x", "one", "end", "last"), ("y",)),
+    ),
+    "a size as a factor": (
+        Node("Gather", ("shape", "last"), ("size",), {"axis": 0}),
+        Node("Cast", ("size",), ("factor",), {"to": 1}),
+        Node("Mul", ("x", "factor"), ("y",)),
+    ),
+    "a count as a divisor": (
+        Node("Size", ("x",), ("count",)),
+        Node("Cast", ("count",), ("divisor",), {"to": 1}),
+        Node("Div", ("x", "divisor"), ("y",)),
+    ),
+    "half a size, rounded": (
+        Node("Gather", ("shape", "last"), ("size",), {"axis": 0}),
+        Node("Cast", ("size",), ("real",), {"to": 1}),
+        Node("Mul", ("real", "half"), ("part",)),
+        Node("Round", ("part",), ("near",)),
+        Node("Cast", ("near",), ("end",), {"to": 7}),
+        Node("Slice", ("x", "one", "end", "last"), ("y",)),
+    ),
+}
+"""Graphs from "x" and its shape to "y"."""
+
+
+@pytest.mark.parametrize("case", OF_SHAPES)
+def test_what_follows_from_shapes_stays_as_it_is(case: str) -> None:
+    numbers = {"front": [0, 1], "last": [3], "one": [1], "rest": [-1]}
+    constants = {**{name: np.array(n) for name, n in numbers.items()}, "half": np.float32(0.5)}
+    plain = Graph((Node("Shape", ("x",), ("shape",)), *OF_SHAPES[case]), constants, {"x": 1}, ("y",), 20)
+    graph = relaxed(plain)
+    forward = [OnnxRuntime(threads=1).load(write(g, {"y": 1}), "forward") for g in (plain, graph)]
+    for shape in ((1, 4, 4, 6), (2, 3, 5, 7)):
+        x = normal(*shape)
+        one, other = (run({"x": x})[0] for run in forward)
+        assert np.array_equal(one, other)
+    agrees(graph, (1, 4, 4, 6), (2, 3, 5, 7))
+
+
+def test_a_product_with_a_size_is_rounded_no_more() -> None:
+    nodes = (
+        Node("Size", ("x",), ("count",)),
+        Node("Cast", ("count",), ("factor",), {"to": 1}),
+        Node("Mul", ("x", "factor"), ("product",)),
+        Node("Round", ("product",), ("y",)),
+    )
+    agrees(relaxed(Graph(nodes, {}, {"x": 1}, ("y",), 20)), (1, 1, 1, 3))
+
+
+def test_a_matrix_that_is_a_product_of_constants_is_one() -> None:
+    nodes = (Node("MatMul", ("a", "b"), ("w",)), Node("MatMul", ("x", "w"), ("y",)))
+    graph = Graph(nodes, {"a": normal(6, 2), "b": normal(2, 3)}, {"x": 1}, ("y",), 20)
+    agrees(relaxed(graph), (1, 4, 4, 6))
+
+
 def test_what_has_no_gradient_says_why() -> None:
-    backwards = {"s": np.array([-3]), "e": np.array([4]), "a": np.array([3])}
+    numbers = {name: np.array([n]) for name, n in {"1": 1, "2": 2, "3": 3, "9": 9, "-1": -1}.items()}
+    shape, matrix = Node("Shape", ("x",), ("s",), {"start": 3}), "without a constant matrix"
     for nodes, constants, words in (
-        ((Node("Slice", ("x", "s", "e", "a"), ("y",)),), backwards, "from the end"),
-        ((Node("Relu", ("x",), ("a",)), Node("MatMul", ("a", "x"), ("y",))), {}, "two computed operands"),
+        ((Node("Slice", ("x", "-1", "9", "3"), ("y",)),), numbers, "from the end"),
+        ((Node("Slice", ("x", "1", "9", "-1"), ("y",)),), numbers, "from the end"),
+        ((Node("Slice", ("x", "1", "9", "3", "2"), ("y",)),), numbers, "with steps"),
+        ((shape, Node("Slice", ("x", "s", "9", "3"), ("y",))), numbers, "Slice with a computed shape"),
+        ((Node("Relu", ("x",), ("a",)), Node("MatMul", ("a", "x"), ("y",))), {}, matrix),
+        ((Node("MatMul", ("x", "w"), ("y",)),), {"w": normal(4, 6, 3)}, matrix),
     ):
         with pytest.raises(UnsupportedError, match=words):
             vector_jacobian(Graph(nodes, constants, {"x": 1}, ("y",), 20), "y", "x", "seed")
