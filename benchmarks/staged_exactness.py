@@ -40,6 +40,7 @@ from ugicm.runtime.encoder import analysis
 from ugicm.runtime.errors import UgicError
 from ugicm.runtime.files.images import read_image
 from ugicm.runtime.flow import drive
+from ugicm.runtime.graphs.stage_answers import in_double
 from ugicm.runtime.guard import CrowdedError, Rounding, halved
 from ugicm.runtime.schedule import WAVEFRONT, Schedule, Stage
 from ugicm.runtime.staged import Coded, Latents
@@ -187,7 +188,7 @@ class Small:
         for level, threads in itertools.product(LEVELS, (1, 2)):
             backend = OnnxRuntime(threads=threads, level=level)
             self.machines[f"ONNX Runtime, {level}, {threads}"] = in_runtime(self.bundle, schedule, backend)
-        doubled = self.bundle.manifest.model.get("stages") == "fp64"
+        doubled = in_double(self.bundle.manifest)
         for dtype, threads in itertools.product(
             (torch.float64,) if doubled else (torch.float32, torch.float64), (1, 2)
         ):

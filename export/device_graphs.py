@@ -23,6 +23,7 @@ from ugicm.export.sample_inputs import sample_inputs
 from ugicm.runtime.backends.gpu.engines import source_digest
 from ugicm.runtime.backends.onnxruntime import OnnxRuntime
 from ugicm.runtime.bundle import Bundle
+from ugicm.runtime.graphs.stage_answers import in_double
 
 ALWAYS_FULL = ("h_s", "condition")  # what scales come from; a graph of 21 numbers
 LARGEST_DIFFERENCE = 0.01  # root mean square against fp32, relative: ten times what sound networks show
@@ -65,7 +66,7 @@ def device_graphs(bundle: Bundle, precision: str) -> dict[str, DeviceGraph]:
             f"{bundle.path}: is quantised for CPUs; quantise the float bundle again: python -m "
             "ugicm.calibration.int8 --form tensorrt"
         )
-    if bundle.manifest.model.get("stages") == "fp64":
+    if in_double(bundle.manifest):
         raise DeviceGraphError(f"{bundle.path}: its stages are in double precision, which CPUs alone run; use one")
     inputs = sample_inputs(bundle)
     backend = OnnxRuntime(level=level_for(held))

@@ -22,9 +22,10 @@ from torch import Tensor
 from ugicm.export.forms.cpu_form import from_cpu
 from ugicm.export.forms.rewriting import attribute, copy_node, new_node, rewrite
 from ugicm.export.source import GraphSource
+from ugicm.runtime.graphs.stage_answers import READ
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
-FLOATS = frozenset({"z", "y_hat", "even", "gain", "neighbours", "index", "mean", "lrp"})
+FLOATS = frozenset({"z", "y_hat", "even", "gain", "neighbours", *READ})
 """Arrays that the runtime makes or reads: float32 everywhere."""
 _ERF_ENDS, _POINTS, _TERMS = 6.0, 6 * 128, 5
 """erf is ±1 in double precision beyond the ends, and has so many points to either side of 0."""

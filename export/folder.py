@@ -14,6 +14,7 @@ from ugicm.export.checkpoint import load
 from ugicm.export.source import Source
 from ugicm.runtime.codec import Codec
 from ugicm.runtime.errors import UgicError
+from ugicm.runtime.graphs.stage_answers import in_double
 from ugicm.runtime.manifest import Manifest
 from ugicm.runtime.measures.metrics import psnr
 from ugicm.runtime.schedule import WAVEFRONT
@@ -87,7 +88,7 @@ def described(source: Source, manifest: Manifest, seconds: float) -> tuple[str, 
         source.architecture,
         f"{source.hyper_channels}, {source.latent_channels}",
         f"{kmac.get('encode', 0):.0f}, {kmac.get('decode', 0):.0f}",
-        exact_path(source) + (", double" if manifest.model.get("stages") == "fp64" else ""),
+        exact_path(source) + (", double" if in_double(manifest) else ""),
         str(source.qualities),
         f"{sum(entry.bytes for entry in manifest.files.values()) / 1e6:.1f}",
         f"{seconds:.0f}",

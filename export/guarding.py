@@ -45,7 +45,7 @@ def guarded(
     """The schedule with the narrowest band that is allowed, and golden vectors of the stages.
 
     Deviations are measured on random latents, on those of generated pictures, which golden vectors hold too, and on
-    those of pictures.
+    those of `pictures`.
 
     Args:
         source: a codec with a schedule.

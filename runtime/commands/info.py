@@ -21,6 +21,7 @@ from ugicm.runtime.commands.coder import coder_here
 from ugicm.runtime.errors import BundleError, CodecMismatchError
 from ugicm.runtime.exact import EXACT_LIMIT
 from ugicm.runtime.files import sections
+from ugicm.runtime.graphs.stage_answers import in_double
 from ugicm.runtime.guard import SHIFTS
 from ugicm.runtime.manifest import MANIFEST, read_manifest
 
@@ -68,7 +69,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "stride": m.stride,
         "latent_stride": m.latent_stride,
         "schedule": None if m.schedule is None else m.schedule.to_json(),
-        "double": m.model.get("stages") == "fp64",
+        "double": in_double(m),
         "guards": None if m.schedule is None else _guards(m.schedule.band_bits, m.schedule.block),
         "latent_channels": m.latent_channels,
         "hyper_channels": m.hyper_channels,

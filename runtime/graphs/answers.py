@@ -41,7 +41,7 @@ class Answers:
         if m.schedule is not None and name in ("h_s", *m.schedule.graphs):
             from ugicm.runtime.graphs.stage_answers import of_stage
 
-            return of_stage(m, name, inputs, [kind for kind, *_ in found])
+            return of_stage(m, name, inputs)
         n = next(iter(inputs.values())).shape[0]
         if name == "condition":
             return [("float32", n, next(iter(self._bundle.condition_vectors.values())).size)]
